@@ -1,0 +1,119 @@
+"""Files that are there whole or not at all: written beside their place, flushed to disk, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from nearfar.errors import InputError
+
+
+@contextlib.contextmanager
+def write_atomic(path: Path | str) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path`` for writing in binary; on leaving without an error it takes the place of ``path``.
+
+    Raises:
+        InputError: the disk is full, or the folder cannot be written to. The earlier ``path`` is untouched.
+    """
+    path = Path(path)
+    with explain_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def explain_os_errors(path: Path | str) -> Iterator[None]:
+    """Turn a full disk, a missing permission or a folder in the way into one clear line about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: "the disk is full; free some space and run again",
+            errno.EDQUOT: "the disk quota is used up; free some space and run again",
+            errno.EACCES: "permission denied; choose a folder that you may write to",
+            errno.EPERM: "not permitted; choose a folder that you may write to",
+            errno.EROFS: "the file system is read-only; choose another folder",
+            errno.ENOTDIR: "a part of that path is a file, not a folder",
+            errno.EISDIR: "that is a folder; give the path of a file",
+            errno.ENAMETOOLONG: "the name is too long",
+        }
+        if error.errno not in reasons:
+            raise
+        raise InputError(f"cannot write {path}: {reasons[error.errno]}") from error
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write ``content`` to ``path`` atomically."""
+    with write_atomic(path) as file:
+        file.write(content)
+
+
+def write_text(path: Path | str, content: str) -> None:
+    """Write ``content`` to ``path`` atomically, as UTF-8."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path | str, tree: Mapping[str, Any]) -> None:
+    """Write ``tree`` to ``path`` atomically, as indented JSON; NaN and infinity are refused, since JSON has none."""
+    write_text(path, json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> dict[str, Any]:
+    """Read the JSON object in ``path``.
+
+    Raises:
+        InputError: the file is missing, is not JSON, or holds something other than an object.
+    """
+    path = Path(path)
+    try:
+        tree = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: not valid JSON ({error})") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} is damaged: expected a JSON object, found {type(tree).__name__}")
+    return tree
+
+
+def hash_file(path: Path | str) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable; file systems that cannot sync a folder are left alone."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
