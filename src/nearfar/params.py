@@ -38,9 +38,7 @@ class Params:
         for key, value in params.items():
             name, _, inner = key.partition("__")
             if name not in self._param_names():
-                raise InputError(
-                    f"{type(self).__name__} has no parameter {name!r}{did_you_mean(name, self._param_names())}"
-                )
+                raise InputError(f"{type(self).__name__} has no parameter {name!r}{did_you_mean(name, self._param_names())}")
             if inner:
                 nested.setdefault(name, {})[inner] = value
             else:

@@ -1,0 +1,46 @@
+# Everything runs in .venv, which is made on first use; PYTHON chooses the interpreter it is made with.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN ?= runs/mnist
+
+.PHONY: setup demo test test-slow bench lint clean
+
+setup: .venv/.ready
+
+.venv/.ready: requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("nearfar needs Python 3.11 or later, found " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing the pinned environment into .venv ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt 2>.venv/install.log \
+		|| { cat .venv/install.log >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . 2>>.venv/install.log \
+		|| { cat .venv/install.log >&2; exit 1; }
+	@touch $@
+
+# The main job: fetch MNIST, train on its 60,000 images, index them, measure on the 10,000 test images.
+demo: setup
+	@rm -rf $(RUN)
+	$(BIN)/nearfar data fetch mnist
+	$(BIN)/nearfar train mnist --recipe mnist-fast --out $(RUN)
+	$(BIN)/nearfar evaluate $(RUN)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# One thread a process, so that parallel tests do not fight for the cores.
+test: lint
+	$(BIN)/nearfar data fetch mnist
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -q -n auto
+
+test-slow: setup
+	$(BIN)/nearfar data fetch mnist
+	$(BIN)/nearfar data fetch fashion-mnist
+	$(BIN)/pytest -q -m slow
+
+bench: setup
+	$(BIN)/python benchmarks/losses.py
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

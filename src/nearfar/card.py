@@ -1,0 +1,125 @@
+"""The model card: a run's ``README.md``, in the format that model hubs read, made from its config and figures alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nearfar import runs
+from nearfar.files import read_json, write_text
+
+_ROWS = (
+    ("classification", "accuracy", "{k}-nearest-neighbour accuracy"),
+    ("classification", "one_nn_accuracy", "1-nearest-neighbour accuracy"),
+    ("classification", "f1_macro", "F1, mean over classes"),
+    ("retrieval", "recall@1", "Recall at 1"),
+    ("retrieval", "map@r", "MAP@R"),
+    ("retrieval", "r_precision", "R-precision"),
+    ("clustering", "nmi", "NMI of k-means clusters"),
+    ("verification", "auroc", "AUROC, same or different"),
+    ("verification", "eer", "Equal error rate, same or different"),
+)
+
+
+def write_card(folder: Path) -> None:
+    """Write ``README.md`` of the run in ``folder``, with its figures where it has been evaluated."""
+    config = runs.read_config(folder)
+    metrics = read_json(folder / runs.METRICS) if (folder / runs.METRICS).exists() else None
+    write_text(folder / runs.CARD, card(config, metrics))
+
+
+def card(config: dict[str, Any], metrics: dict[str, Any] | None) -> str:
+    """The text of the card; class names and paths appear as code, so that none of them is read as markup."""
+    recipe, data, size = config["recipe"], config["data"], config["input"]["size"]
+    training = config.get("training", {})
+    lines = ["---", "library_name: nearfar", "pipeline_tag: image-feature-extraction"]
+    lines += ["tags: [metric-learning, contrastive-learning, image-retrieval, nearfar]", "---", ""]
+    lines += [f"# {_plain(recipe['name'])}: image embedding", "", _plain(recipe["description"]), ""]
+    classes = config["classes"]
+    shown = ", ".join(_code(name) for name in classes[:20]) + (f" and {len(classes) - 20:,} more" if len(classes) > 20 else "")
+    channels = {1: "grey", 3: "colour"}.get(config["input"]["channels"], f"{config['input']['channels']}-channel")
+    train = data.get("train", {})
+    lines += [
+        "## What it is",
+        "",
+        f"- Input: {channels} images, resized to {size[0]} x {size[1]} pixels.",
+        f"- Trained on {_code(data.get('source', 'images'))}: {train.get('images', 0):,} images of "
+        f"{train.get('classes', len(classes)):,} classes ({shown}).",
+        f"- Encoder {_code(recipe['encoder']['kind'])}, loss {_code(recipe['loss']['kind'])}, "
+        f"{recipe['train']['epochs']} epochs, seed {config['seed']}"
+        + (f", {training['seconds']:.1f} s of training." if "seconds" in training else "."),
+        f"- Near and far are meant by {recipe['evaluate']['metric']} "
+        + ("distance." if recipe["evaluate"]["metric"] == "euclidean" else "similarity."),
+        "",
+    ]
+    lines += _figures(metrics) if metrics else ["Not evaluated yet: `nearfar evaluate` adds the figures.", ""]
+    lines += [
+        "## How to use it",
+        "",
+        "```bash",
+        "nearfar search RUN IMAGE.png",
+        "nearfar predict RUN IMAGE.png",
+        "```",
+        "",
+        "```python",
+        "import nearfar as nf",
+        'z = nf.Embedder.load("RUN").transform(images)  # uint8 [N, H, W] or [N, C, H, W] -> float32 [N, D]',
+        "```",
+        "",
+        "## How to make it again",
+        "",
+        "```bash",
+        f"nearfar train {_shell(data.get('source', 'DATA'))} --recipe recipe.toml --seed {config['seed']}",
+        "```",
+        "",
+        "where the recipe holds what `config.json` says under `recipe`:",
+        "",
+        "```json",
+        json.dumps(recipe, ensure_ascii=False).replace("```", "'''"),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _figures(metrics: dict[str, Any]) -> list[str]:
+    data, intervals = metrics.get("data", {}), metrics.get("confidence", {})
+    lines = [
+        "## Figures",
+        "",
+        f"On {data.get('queries', 0):,} images of the {data.get('split', '?')} split of {_code(data.get('source', '?'))}, "
+        f"against {data.get('gallery', 0):,} gallery images ({data.get('gallery_is', '')}). "
+        "In brackets: 95 % bootstrap interval over the queries.",
+        "",
+        "| figure | value |",
+        "|---|---|",
+    ]
+    for section, key, title in _ROWS:
+        value = metrics.get(section, {}).get(key)
+        if isinstance(value, int | float):
+            interval = intervals.get(section, {}).get(key)
+            spread = f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+            lines.append(f"| {title.format(k=metrics['classification'].get('k', 'k'))} | {value:.4f}{spread} |")
+    if "unseen" in metrics:
+        unseen = metrics["unseen"]
+        count = unseen.get("data", {})
+        lines += [
+            f"| Recall at 1 on {count.get('classes', 0):,} classes never trained on ({count.get('queries', 0):,} images) "
+            f"| {unseen['retrieval']['recall@1']:.4f} |"
+        ]
+    return [*lines, ""]
+
+
+def _plain(text: Any) -> str:
+    return " ".join(str(text).translate(str.maketrans("<>`[]", "()'()")).split())
+
+
+def _code(text: Any) -> str:
+    return "`" + " ".join(str(text).replace("`", "'").split()) + "`"
+
+
+def _shell(text: Any) -> str:
+    import shlex
+
+    return shlex.quote(" ".join(str(text).replace("`", "'").split()))

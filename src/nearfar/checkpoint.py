@@ -1,0 +1,107 @@
+"""A training state as one safetensors file: tensors by name, everything else as JSON in its header. No pickle.
+
+Knows modules and optimisers; does not know what they are for. A checkpoint is written beside and renamed, so whenever the
+process dies the last whole one is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nearfar.errors import InputError
+from nearfar.files import write_bytes
+
+
+def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> None:
+    """Write named tensors and a JSON-able header to one safetensors file, atomically."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    metadata = {"format": "pt", "nearfar": json.dumps(dict(header or {}), allow_nan=False)}
+    write_bytes(path, safetensors.torch.save(plain, metadata))
+
+
+def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        InputError: the file is missing, truncated, or not safetensors.
+    """
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        header = json.loads(metadata.get("nearfar", "{}"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing") from None
+    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+    if not isinstance(header, dict):
+        raise InputError(f"{path} is damaged: its header is not a JSON object")
+    return tensors, header
+
+
+def save_checkpoint(
+    path: Path | str, modules: Mapping[str, nn.Module], optimizer: Optimizer, position: Mapping[str, Any]
+) -> None:
+    """Write the weights and buffers of ``modules``, the state of ``optimizer`` and ``position`` to one file."""
+    tensors = {f"{part}/{name}": value for part, module in modules.items() for name, value in module.state_dict().items()}
+    scalars: dict[str, Any] = {}
+    for number, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{number}/{key}"] = value
+            else:
+                scalars[f"{number}/{key}"] = value
+    save_tensors(path, tensors, {"position": dict(position), "optimizer": scalars})
+
+
+def load_checkpoint(path: Path | str, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> dict[str, Any]:
+    """Put the state that `save_checkpoint` wrote into ``modules`` and ``optimizer``; returns the position.
+
+    Raises:
+        InputError: the file is damaged, or was made by other modules than these.
+    """
+    tensors, header = load_tensors(path)
+    for part, module in modules.items():
+        own = {name.removeprefix(f"{part}/"): value for name, value in tensors.items() if name.startswith(f"{part}/")}
+        load_weights(module, own, path)
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer/"):
+            _, number, key = name.split("/", 2)
+            state.setdefault(int(number), {})[key] = value
+    for name, scalar in header.get("optimizer", {}).items():
+        number, key = name.split("/", 1)
+        state.setdefault(int(number), {})[key] = scalar
+    current = optimizer.state_dict()
+    optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
+    position = header.get("position")
+    if not isinstance(position, dict):
+        raise InputError(f"{path} is damaged: it does not say where training stood")
+    return position
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path | str) -> None:
+    """Copy ``weights`` into ``module``.
+
+    Raises:
+        InputError: names or shapes differ: the file belongs to another network.
+    """
+    expected = module.state_dict()
+    if set(weights) != set(expected):
+        odd = sorted(set(weights) ^ set(expected))
+        raise InputError(f"{path} does not belong to this network: {len(odd)} names differ, the first is {odd[0]!r}")
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            raise InputError(
+                f"{path} does not belong to this network: {name} has shape {list(value.shape)}, "
+                f"expected {list(expected[name].shape)}"
+            )
+    module.load_state_dict(dict(weights))

@@ -1,0 +1,208 @@
+"""From neighbours to labels: votes as pure functions on arrays, and the classifier that searches and votes.
+
+A vote sees labels and similarities, never vectors. "Similarity" is greater for nearer neighbours: the cosine, the dot
+product, or for Euclidean distances ``-d^2 / 2``, which for unit vectors is the cosine less one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfar.errors import InputError, did_you_mean
+from nearfar.params import Params
+from nearfar.search.index import NeighborIndex, not_fitted
+from nearfar.search.vectors import Metric, check_k
+
+Vote = Literal["majority", "similarity"]
+Codes = npt.NDArray[np.int64]
+Wide = npt.NDArray[np.float64]
+
+VOTES: tuple[str, ...] = get_args(Vote)
+TEMPERATURE = 0.07
+"""Of the similarity-weighted vote, as in Wu et al. 2018."""
+
+_BLOCK = 1 << 20
+
+
+def similarities(scores: npt.NDArray[Any], metric: Metric) -> Wide:
+    """Turn the scores of a search [N, k] into similarities [N, k], of which the greater is the nearer."""
+    wide = scores.astype(np.float64)
+    return -0.5 * wide**2 if metric == "euclidean" else wide
+
+
+def vote_weights(similarity: Wide, vote: Vote) -> Wide:
+    """Return what each neighbour's vote counts, [N, k], summing to 1 in each row.
+
+    "majority": 1 / k each. "similarity": in proportion to exp(similarity / 0.07), the weights of Wu et al. 2018
+    (Unsupervised feature learning via non-parametric instance discrimination).
+    """
+    if vote == "majority":
+        return np.full(similarity.shape, 1.0 / similarity.shape[1])
+    weights = np.exp((similarity - similarity.max(axis=1, keepdims=True)) / TEMPERATURE)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def winners(codes: Codes, similarity: Wide, vote: Vote = "majority") -> Codes:
+    """Return the class that the neighbours vote for, [N].
+
+    Args:
+        codes: the classes of the neighbours [N, k], nearest first, as numbers.
+        similarity: of the neighbours [N, k].
+        vote: "majority": the class of most neighbours; of several, the one of the greater summed similarity; of
+            several still, the one with the nearest neighbour. "similarity": the class of the greatest summed weight
+            (``vote_weights``); of several, the one with the nearest neighbour.
+    """
+    result = np.empty(len(codes), dtype=np.int64)
+    step = max(1, _BLOCK // codes.shape[1] ** 2)
+    for start in range(0, len(codes), step):
+        part = slice(start, start + step)
+        of_class = codes[part, :, None] == codes[part, None, :]  # [n, k, k]
+        if vote == "majority":
+            votes = of_class.sum(axis=2).astype(np.float64)
+            leads = votes == votes.max(axis=1, keepdims=True)
+            tied = np.where(of_class, similarity[part, None, :], 0.0).sum(axis=2)
+        else:
+            leads = np.ones(of_class.shape[:2], dtype=bool)
+            tied = np.where(of_class, vote_weights(similarity[part], vote)[:, None, :], 0.0).sum(axis=2)
+        tied = np.where(leads, tied, -np.inf)
+        # argmax takes the first, which is the nearest.
+        first = np.argmax(tied == tied.max(axis=1, keepdims=True), axis=1)
+        result[part] = np.take_along_axis(codes[part], first[:, None], axis=1)[:, 0]
+    return result
+
+
+def probabilities(codes: Codes, similarity: Wide, classes: int, vote: Vote = "majority") -> Wide:
+    """Return the share of the vote that each class has, [N, classes], summing to 1 in each row.
+
+    Args:
+        codes: the classes of the neighbours [N, k], numbers from 0 to ``classes`` - 1.
+        similarity: of the neighbours [N, k].
+        classes: how many there are.
+        vote: see ``vote_weights``.
+    """
+    places = np.arange(len(codes))[:, None] * classes + codes
+    weights = vote_weights(similarity, vote)
+    counted = np.bincount(places.ravel(), weights=weights.ravel(), minlength=len(codes) * classes)
+    return counted.reshape(len(codes), classes)
+
+
+def check_vote(vote: object) -> Vote:
+    """Return ``vote`` if it is one of ``VOTES``.
+
+    Raises:
+        InputError: it is not.
+    """
+    if vote not in VOTES:
+        raise InputError(f"vote is {vote!r}{did_you_mean(str(vote), VOTES)}")
+    return vote  # type: ignore[return-value]
+
+
+class NeighborClassifier(Params):
+    """Labels by the vote of the nearest neighbours.
+
+    Args:
+        index: a fitted ``NeighborIndex`` with labels, ready to predict; or one whose settings ``fit`` takes over into
+            an index of its own. None is ``NeighborIndex()``.
+        k: how many neighbours vote.
+        vote: "majority" or "similarity"; see ``winners`` for how ties end.
+
+    Attributes:
+        classes_: the distinct labels, sorted; the columns of ``predict_proba``.
+        n_features_in_: D, the length of a vector.
+    """
+
+    _estimator_type = "classifier"
+    _own: NeighborIndex
+    _coded: tuple[npt.NDArray[Any], npt.NDArray[Any], Codes]
+
+    def __init__(self, index: NeighborIndex | None = None, k: int = 10, vote: str = "majority") -> None:
+        self.index = index
+        self.k = k
+        self.vote = vote
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Index the vectors ``X`` [N, D] with their labels ``y`` [N]; the index that was given stays as it is.
+
+        Raises:
+            InputError: see ``NeighborIndex.fit``; or ``k`` exceeds N.
+        """
+        if y is None:
+            raise InputError("NeighborClassifier requires y to be passed, but the target y is None")
+        check_vote(self.vote)
+        own = NeighborIndex() if self.index is None else type(self.index)(**self.index.get_params(deep=False))
+        own.fit(X, y)
+        check_k(self.k, len(own))
+        self._own = own
+        return self
+
+    @property
+    def classes_(self) -> npt.NDArray[Any]:
+        """The distinct labels, sorted."""
+        return self._codes()[1]
+
+    @property
+    def n_features_in_(self) -> int:
+        """The length of a vector."""
+        return self._gallery().n_features_in_
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """Return the label that the neighbours of each row of ``X`` [N, D] vote for, [N].
+
+        Raises:
+            InputError: see ``NeighborIndex.search``; or the index has no labels.
+        """
+        _, classes, _ = self._codes()
+        codes, similarity = self._neighbours(X)
+        return classes[winners(codes, similarity, check_vote(self.vote))]  # type: ignore[no-any-return]
+
+    def predict_proba(self, X: Any) -> Wide:
+        """Return the share of the vote that each class has, [N, classes], in the order of ``classes_``.
+
+        Raises:
+            InputError: as ``predict``.
+        """
+        _, classes, _ = self._codes()
+        codes, similarity = self._neighbours(X)
+        return probabilities(codes, similarity, len(classes), check_vote(self.vote))
+
+    def score(self, X: Any, y: Any) -> float:
+        """Return the share of rows of ``X`` [N, D] that get their label in ``y`` [N]."""
+        return float(np.mean(self.predict(X) == np.asarray(y)))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_own") or (self.index is not None and self.index.__sklearn_is_fitted__())
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags
+
+        tags = super().__sklearn_tags__()
+        tags.estimator_type = "classifier"
+        tags.classifier_tags = ClassifierTags()
+        tags.target_tags.required = True
+        return tags
+
+    def _gallery(self) -> NeighborIndex:
+        if hasattr(self, "_own"):
+            return self._own
+        if self.index is None or not self.index.__sklearn_is_fitted__():
+            raise not_fitted(self)
+        return self.index
+
+    def _codes(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Codes]:
+        """Return the labels of the index, its classes, and each row's class as a number; counted once."""
+        labels = self._gallery().labels
+        if labels is None:
+            raise InputError("the index has no labels to vote with; fit it with y")
+        if not hasattr(self, "_coded") or self._coded[0] is not labels:
+            classes, codes = np.unique(labels, return_inverse=True)
+            self._coded = (labels, classes, codes.astype(np.int64))
+        return self._coded
+
+    def _neighbours(self, X: Any) -> tuple[Codes, Wide]:
+        """Return the classes of the k nearest neighbours as numbers [N, k], and their similarities [N, k]."""
+        gallery = self._gallery()
+        scores, rows = gallery.search_rows(X, self.k)
+        return self._codes()[2][rows], similarities(scores, gallery.metric)  # type: ignore[arg-type]

@@ -1,0 +1,152 @@
+"""NumPy archives: arrays of images and labels in one file, streamed, so that a small archive cannot ask for much memory."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfar.data.imageset import number_labels, row_ids
+from nearfar.data.pixels import layout_of, to_nchw, to_uint8
+from nearfar.data.sources import Chunk, Rows, Source, chunk_rows, file_stamp, readable
+from nearfar.errors import InputError
+
+# By split: names that the images and the labels go by.
+_NAMES: dict[str, list[tuple[str, str]]] = {
+    "train": [("x_train", "y_train"), ("X_train", "y_train"), ("train_images", "train_labels")],
+    "validation": [("x_val", "y_val"), ("X_val", "y_val"), ("val_images", "val_labels")],
+    "test": [("x_test", "y_test"), ("X_test", "y_test"), ("test_images", "test_labels")],
+}
+_ALONE = [("images", "labels"), ("x", "y"), ("X", "y"), ("images", "y"), ("x", "labels"), ("X", "labels")]
+_LABEL_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class _Header:
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    columns_first: bool
+
+
+class NpzSource:
+    """The images in one member of an archive, with the labels in another.
+
+    Raises (when rows or pixels are read):
+        InputError: the archive is damaged, the numbers differ, or the arrays cannot be images and labels.
+    """
+
+    def __init__(self, path: Path, images: str, labels: str | None) -> None:
+        self.name = f"{path}: {images!r}"
+        self._path = path
+        self._images = images
+        self._labels = labels
+
+    @functools.cached_property
+    def rows(self) -> Rows:
+        with _member(self._path, self._images) as (_, header):
+            layout_of(header.shape, self.name)
+            count = header.shape[0]
+        if self._labels is None:
+            return Rows(row_ids(count))
+        numbers, classes = number_labels(self._read_labels(count))
+        return Rows(row_ids(count), numbers, classes)
+
+    def stamp(self) -> Iterator[str]:
+        yield f"{self._path.absolute()}\0{self._images}\0{file_stamp(self._path)}"
+
+    def chunks(self) -> Iterator[Chunk]:
+        with _member(self._path, self._images) as (file, header):
+            layout = layout_of(header.shape, self.name)
+            if header.columns_first:
+                raise InputError(f"{self.name} lies column by column; save np.ascontiguousarray(images)")
+            step = chunk_rows(header.shape)
+            for start in range(0, header.shape[0], step):
+                shape = (min(step, header.shape[0] - start), *header.shape[1:])
+                yield to_uint8(to_nchw(_values(file, shape, header.dtype, self.name), layout), self.name)
+
+    def _read_labels(self, count: int) -> npt.NDArray[Any]:
+        where = f"{self._path}: {self._labels!r}"
+        assert self._labels is not None
+        with _member(self._path, self._labels) as (file, header):
+            shape = header.shape[:1] if header.shape[1:] == (1,) else header.shape
+            if len(shape) != 1 or header.dtype.kind not in "iuU":
+                raise InputError(
+                    f"{where} is {header.dtype} {list(header.shape)}; labels must be [N] whole numbers or texts "
+                    "(for one column per class save labels.argmax(1))"
+                )
+            if shape[0] != count:
+                raise InputError(
+                    f"{where} has {shape[0]:,} entries, {self._images!r} has {count:,} images; there must be one per image"
+                )
+            if count * header.dtype.itemsize > _LABEL_BYTES:
+                raise InputError(f"{where} needs {count * header.dtype.itemsize:,} bytes; save labels as numbers")
+            return _values(file, shape, header.dtype, where)
+
+
+def npz_sources(path: Path) -> dict[str, Source]:
+    """Sources by split; an archive without splits is "train".
+
+    Raises:
+        InputError: the archive cannot be read, or has no array of a name that is known.
+    """
+    with _archive(path) as archive:
+        names = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
+    sources: dict[str, Source] = {}
+    for split, pairs in _NAMES.items():
+        if pair := next((pair for pair in pairs if pair[0] in names), None):
+            sources[split] = NpzSource(path, pair[0], pair[1] if pair[1] in names else None)
+    if not sources:
+        pairs = [pair for pair in _ALONE if pair[0] in names]
+        if not pairs:
+            held = ", ".join(sorted(names)) or "nothing"
+            raise InputError(f"{path} holds {held}; expected images and labels, x and y, or x_train, y_train, x_test, y_test")
+        images, labels = next((pair for pair in pairs if pair[1] in names), pairs[0])
+        sources["train"] = NpzSource(path, images, labels if labels in names else None)
+    return sources
+
+
+@contextlib.contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with readable(path), zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        # RuntimeError is how a password is asked for.
+        raise InputError(f"{path} is not a readable .npz archive: {error}") from error
+
+
+@contextlib.contextmanager
+def _member(path: Path, name: str) -> Iterator[tuple[IO[bytes], _Header]]:
+    """Open one array of the archive: the stream after its header, and the header."""
+    with _archive(path) as archive:
+        info = archive.getinfo(f"{name}.npy")
+        with archive.open(info) as file:
+            try:
+                version = np.lib.format.read_magic(file)
+                read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+                shape, columns_first, dtype = read(file)
+            except (ValueError, KeyError, zlib.error) as error:
+                raise InputError(f"{path}: {name!r} is not a plain array ({error})") from error
+            if dtype.hasobject or dtype.kind == "V":
+                raise InputError(f"{path}: {name!r} holds Python objects, which are never loaded; save a plain array")
+            if not shape or math.prod(shape) * dtype.itemsize > info.file_size:
+                raise InputError(f"{path}: {name!r} is damaged: it is shorter than the shape {list(shape)} in its header")
+            yield file, _Header(shape, dtype, columns_first and len(shape) > 1)
+
+
+def _values(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> npt.NDArray[Any]:
+    wanted = math.prod(shape) * dtype.itemsize
+    with readable(where):
+        content = file.read(wanted)
+    if len(content) != wanted:
+        raise InputError(f"{where} is cut short: {wanted:,} more bytes were expected, {len(content):,} are there")
+    return np.frombuffer(content, dtype=dtype).reshape(shape)

@@ -1,0 +1,172 @@
+"""Parquet with an image column: struct{bytes, path} as Hugging Face writes it, or plain binary; labels as numbers or text."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nearfar.data.imageset import number_labels, text_ids
+from nearfar.data.sources import ENCODED_ROWS, Chunk, Encoded, Rows, file_stamp, readable
+from nearfar.errors import InputError
+
+_IMAGE = ("image", "img", "picture", "photo")
+_LABEL = ("label", "labels", "class", "fine_label", "target", "y")
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which columns matter.
+
+    Attributes:
+        image: name of the image column.
+        has_path: whether the images are structs that name a file.
+        label: name of the label column, or None.
+        classes: names of the numbers in the label column, where the file gives them.
+    """
+
+    image: str
+    has_path: bool
+    label: str | None
+    classes: tuple[str, ...] | None
+
+
+class ParquetSource:
+    """The rows of one or more Parquet files, in order.
+
+    Raises (when rows or pixels are read):
+        InputError: a file is damaged, has no image column, or lacks labels in some rows.
+    """
+
+    def __init__(self, paths: Sequence[Path], root: Path) -> None:
+        self.name = str(paths[0] if len(paths) == 1 else root)
+        self._paths = list(paths)
+
+    @functools.cached_property
+    def rows(self) -> Rows:
+        texts: list[str] = []
+        labels: list[Any] = []
+        tables = set()
+        for path in self._paths:
+            with _parquet(path) as (file, columns):
+                tables.add((columns.label, columns.classes))
+                wanted = [f"{columns.image}.path"] if columns.has_path else []
+                wanted += [columns.label] if columns.label else []
+                if not wanted:
+                    texts += map(str, range(len(texts), len(texts) + file.metadata.num_rows))
+                    continue
+                for batch in file.iter_batches(1 << 16, columns=wanted):
+                    first = len(texts)
+                    given = batch.column(columns.image).field("path").to_pylist() if columns.has_path else []
+                    texts += [text or str(first + i) for i, text in enumerate(given or [None] * batch.num_rows)]
+                    labels += batch.column(columns.label).to_pylist() if columns.label else []
+        if len(tables) > 1:
+            raise InputError(f"{self.name}: its files differ in their label column or class names; give them one by one")
+        _, classes = tables.pop()
+        return _rows(texts, labels, classes, self.name)
+
+    def stamp(self) -> Iterator[str]:
+        for path in self._paths:
+            yield f"{path.absolute()}\0{file_stamp(path)}"
+
+    def chunks(self) -> Iterator[Chunk]:
+        for path in self._paths:
+            with _parquet(path) as (file, columns):
+                row = 0
+                for batch in file.iter_batches(ENCODED_ROWS, columns=[columns.image]):
+                    images = batch.column(columns.image).to_pylist()
+                    yield [_encoded(image, path, row + i) for i, image in enumerate(images)]
+                    row += len(images)
+
+
+def _rows(texts: list[str], labels: list[Any], classes: tuple[str, ...] | None, name: str) -> Rows:
+    ids = text_ids(texts)
+    # Test sets without labels hold -1 throughout.
+    if all(label is None or (classes is not None and label == -1) for label in labels):
+        return Rows(ids)
+    if None in labels:
+        raise InputError(f"{name}: row {labels.index(None)} (from 0) has no label; every row needs one, or none has one")
+    if classes is None:
+        numbers, classes = number_labels(labels if isinstance(labels[0], str) else np.asarray(labels))
+        return Rows(ids, numbers, classes)
+    numbers = np.asarray(labels, dtype=np.int64)
+    if numbers.min() < 0 or numbers.max() >= len(classes):
+        row = int(np.argmax((numbers < 0) | (numbers >= len(classes))))
+        raise InputError(f"{name}: row {row} (from 0) has the label {numbers[row]}, and the file names {len(classes)} classes")
+    return Rows(ids, numbers, classes)
+
+
+def _encoded(image: Any, path: Path, row: int) -> Encoded:
+    name = f"{path}, row {row} (from 0)"
+    if not isinstance(image, dict):
+        return name, image or b""
+    content, inner = image.get("bytes"), image.get("path")
+    if content or not inner:
+        return f"{name}, {inner}" if inner else name, content or b""
+    beside = str(path.parent / inner)
+    return beside, beside
+
+
+@contextlib.contextmanager
+def _parquet(path: Path) -> Iterator[tuple[Any, _Columns]]:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        # Read through a buffer: a row group may hold all images of a set.
+        with readable(path), pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+            yield file, _columns(file.schema_arrow, path)
+    except pa.ArrowException as error:
+        raise InputError(f"{path} is not a readable Parquet file: {' '.join(str(error).split())}") from error
+
+
+def _columns(schema: Any, path: Path) -> _Columns:
+    import pyarrow.types as types
+
+    features = _features(schema.metadata)
+    images, labels = {}, []
+    for field in schema:
+        if types.is_binary(field.type) or types.is_large_binary(field.type):
+            images[field.name] = False
+        elif types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
+            images[field.name] = field.type.get_field_index("path") >= 0
+        value = field.type.value_type if types.is_dictionary(field.type) else field.type
+        if types.is_integer(value) or types.is_string(value) or types.is_large_string(value):
+            labels.append(field.name)
+    image = _choose(list(images), _kind(features, "Image"), _IMAGE) or (next(iter(images)) if len(images) == 1 else None)
+    if image is None:
+        raise InputError(
+            f"{path} has the columns {', '.join(schema.names)}; expected one image column, of bytes or struct{{bytes, path}}, "
+            "named 'image' where there are several"
+        )
+    label = _choose(labels, _kind(features, "ClassLabel"), _LABEL)
+    names = features.get(label, {}).get("names") if label else None
+    return _Columns(image, images[image], label, tuple(map(str, names)) if isinstance(names, list) else None)
+
+
+def _choose(columns: list[str], marked: list[str], usual: Sequence[str]) -> str | None:
+    """The column that metadata marks, when it marks one; else the first of the usual names that there is."""
+    marked = [name for name in marked if name in columns]
+    if len(marked) == 1:
+        return marked[0]
+    lower = {name.lower(): name for name in columns}
+    return next((lower[name] for name in usual if name in lower), None)
+
+
+def _kind(features: dict[str, Any], kind: str) -> list[str]:
+    return [name for name, feature in features.items() if feature.get("_type") == kind]
+
+
+def _features(metadata: dict[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
+    """What the ``datasets`` library notes of the columns; nothing where there is no such note or it is damaged."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,231 @@
+"""The scikit-learn face: an `Embedder` is fitted to images and turns images into vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import nn
+
+from nearfar import runs
+from nearfar.data import ImageSet, load_images
+from nearfar.errors import InputError
+from nearfar.inference import embed, find_device
+from nearfar.params import Params
+from nearfar.progress import Watcher
+from nearfar.recipe import Recipe, load_recipe
+from nearfar.splits import cut
+from nearfar.train import build_encoder_for, check, fit, mix
+
+
+class Embedder(Params):
+    """Learns an embedding as a recipe says; `fit`, `transform`, `save`, `load`.
+
+    Attributes (after `fit` or `load`):
+        recipe_: the resolved `Recipe`.
+        encoder_: the network, in eval mode: float [B, C, H, W], normalised as the recipe says, to [B, D].
+        classes_: names of the classes that it was trained on.
+        channels_, size_: of the images that the encoder takes; others are converted and resized.
+        history_: one dict an epoch.
+        training_: seconds, images a second, and the precision of the arithmetic.
+    """
+
+    def __init__(
+        self,
+        recipe: str | Path | Recipe = "mnist-fast",
+        seed: int = 0,
+        epochs: int | None = None,
+        device: str = "auto",
+        changes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Args:
+        recipe: name of a recipe that comes with nearfar, a TOML file, or a `Recipe`.
+        seed: everything random in training follows from it.
+        epochs: instead of the recipe's.
+        device: "auto", "cpu" or "cuda".
+        changes: values by dotted key that replace the recipe's, e.g. ``{"loss.temperature": 0.2}``.
+        """
+        self.recipe = recipe
+        self.seed = seed
+        self.epochs = epochs
+        self.device = device
+        self.changes = changes
+
+    def fit(
+        self,
+        X: ImageSet | ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        validation: ImageSet | None = None,
+        watcher: Watcher | None = None,
+    ) -> Self:
+        """Train on images with labels.
+
+        Args:
+            X: an `ImageSet`, or uint8 images [N, H, W] or [N, C, H, W].
+            y: N labels, numbers or text, where X is an array.
+            validation: images for the figures of every epoch; None: the share of X that the recipe says.
+            watcher: is told how training goes.
+
+        Raises:
+            InputError: an argument, the recipe or the images do not fit.
+        """
+        recipe = self.resolve()
+        images = X if isinstance(X, ImageSet) else ImageSet.from_arrays(X, y)
+        if images is X and y is not None:
+            raise InputError("y was given beside an ImageSet, which has labels of its own; leave y out")
+        images = load_images(images, size=recipe.data.size, channels=recipe.data.channels)
+        if validation is None:
+            parts = cut({"train": images}, dataclasses.replace(recipe.data, test=0.0, unseen=0.0), seed=self.seed)
+            images, validation = parts.train, parts.validation
+        else:
+            validation = load_images(validation, size=images.size, channels=images.channels)
+        return self.fit_parts(images, validation, watcher=watcher)
+
+    def fit_parts(
+        self,
+        train: ImageSet,
+        validation: ImageSet | None,
+        *,
+        folder: Path | None = None,
+        resume: bool = False,
+        watcher: Watcher | None = None,
+    ) -> Self:
+        """Train on images that are cut and sized already.
+
+        Args:
+            train: images to learn from.
+            validation: images for the figures of every epoch, or None.
+            folder: a run folder that keeps the training state and ``history.jsonl``; None: nothing is kept.
+            resume: go on from the training state in ``folder``.
+            watcher: is told how training goes.
+
+        Raises:
+            InputError: the recipe and the images do not fit, or the loss stopped being finite.
+        """
+        self.check(train)
+        fitted = fit(
+            self.recipe_,
+            train,
+            validation,
+            seed=self.seed,
+            device=find_device(self.device),
+            checkpoint=None if folder is None else folder / runs.CHECKPOINT,
+            resume=resume,
+            on_epoch=None if folder is None else lambda history: runs.write_history(folder, history),
+            watcher=watcher,
+        )
+        self.encoder_ = fitted.encoder
+        self.history_ = fitted.history
+        self.training_.update(seconds=fitted.seconds, images_per_second=fitted.images_per_second, precision=fitted.precision)
+        return self
+
+    def check(self, train: ImageSet) -> None:
+        """Refuse a recipe that does not fit the images, before anything is written or computed.
+
+        Raises:
+            InputError: it does not.
+        """
+        find_device(self.device)
+        self.recipe_ = self.resolve()
+        check(self.recipe_, train, seed=self.seed)
+        self.classes_ = tuple(train.classes)
+        self.channels_, self.size_ = train.channels, train.size
+        self.training_: dict[str, Any] = {}
+
+    def transform(self, X: ImageSet | ArrayLike) -> np.ndarray:
+        """Embed images: float32 [N, D], unit rows where the recipe says so.
+
+        Raises:
+            InputError: there is no model yet, or the images cannot be brought to its size and channels.
+        """
+        self._require_fitted()
+        return embed(self.encoder_, self.conform(X), self.recipe_.data, device=find_device(self.device))
+
+    def fit_transform(self, X: ImageSet | ArrayLike, y: ArrayLike | None = None) -> np.ndarray:
+        """`fit`, then `transform` of the same images."""
+        return self.fit(X, y).transform(X)
+
+    def untrained(self) -> nn.Module:
+        """An encoder of the same shape with the weights that training of this seed began with."""
+        self._require_fitted()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(self.seed, 0))
+            return build_encoder_for(self.recipe_, self.channels_, self.size_).eval()
+
+    def conform(self, X: ImageSet | ArrayLike) -> ImageSet:
+        """Images brought to the size and channels that the encoder takes."""
+        self._require_fitted()
+        images = X if isinstance(X, ImageSet) else ImageSet.from_arrays(X)
+        return load_images(images, size=self.size_, channels=self.channels_)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write a run folder: ``config.json``, ``model.safetensors``, ``history.jsonl``.
+
+        Args:
+            folder: empty or not there yet.
+            overwrite: take the place of the run that the folder holds; it stays as it was until the new one is whole.
+
+        Raises:
+            InputError: there is no model yet, the folder holds something else, or it cannot be written.
+        """
+        self._require_fitted()
+        folder = Path(folder)
+        if overwrite and (folder / runs.CONFIG).exists():
+            beside, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+            for stale in (beside, old):
+                shutil.rmtree(stale, ignore_errors=True)
+            self.save(beside)
+            folder.rename(old)
+            beside.rename(folder)
+            shutil.rmtree(old)
+            return folder
+        config = self.config({})
+        runs.begin(folder, config, resume=False)
+        runs.finish(folder, self.encoder_, config, self.history_)
+        return folder
+
+    def config(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """What ``config.json`` says of this model; ``data`` describes what it was trained on."""
+        return {
+            "recipe": self.recipe_.to_dict(),
+            "seed": self.seed,
+            "data": dict(data),
+            "input": {"channels": self.channels_, "size": list(self.size_)},
+            "classes": list(self.classes_),
+            "training": self.training_,
+        }
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str = "auto") -> Self:
+        """Load a run folder; nothing in it is executed.
+
+        Raises:
+            InputError: the folder is not a finished run, or a part is missing, damaged, or of another run.
+        """
+        recipe, encoder, config = runs.load(Path(folder))
+        model = cls(recipe=recipe, seed=config["seed"], device=device)
+        model.recipe_, model.encoder_ = recipe, encoder
+        model.classes_ = tuple(config["classes"])
+        model.channels_ = config["input"]["channels"]
+        model.size_ = (config["input"]["size"][0], config["input"]["size"][1])
+        model.history_ = runs.read_history(Path(folder))
+        model.training_ = config.get("training", {})
+        return model
+
+    def resolve(self) -> Recipe:
+        """The recipe with this estimator's changes."""
+        changes = dict(self.changes or {})
+        if self.epochs is not None:
+            changes["train.epochs"] = self.epochs
+        return load_recipe(self.recipe, changes)
+
+    def _require_fitted(self) -> None:
+        if not hasattr(self, "encoder_"):
+            raise InputError("this Embedder has no model yet; call fit, or Embedder.load(folder)")

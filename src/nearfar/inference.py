@@ -1,0 +1,67 @@
+"""Images -> embeddings, as fast as the machine goes: no gradients, folded batch norms, slices of what may lie on disk."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from nearfar.augment import normalize
+from nearfar.data import ImageSet
+from nearfar.encoders import fuse
+from nearfar.errors import InputError
+from nearfar.recipe import DataSection
+
+BATCH = 512  # images embedded at once
+
+
+@torch.inference_mode()
+def embed(
+    encoder: nn.Module, images: ImageSet, section: DataSection, *, device: str = "cpu", batch_size: int = BATCH
+) -> np.ndarray:
+    """Embed every image.
+
+    Args:
+        encoder: maps float [B, C, H, W] to [B, D]; its mode is put back afterwards.
+        images: N images of the size and channels that the encoder was built for.
+        section: the recipe's data section, whose mean and std turn pixels into numbers.
+        device: where to compute.
+        batch_size: images at once.
+
+    Returns:
+        float32 [N, D].
+
+    Raises:
+        InputError: an embedding is not finite: the weights are broken.
+    """
+    training = encoder.training
+    encoder.eval()
+    fast = fuse(encoder).to(device).eval()
+    parts = []
+    for start in range(0, len(images), batch_size):
+        pixels = torch.from_numpy(np.ascontiguousarray(images.images[start : start + batch_size])).to(device)
+        parts.append(fast(normalize(pixels, section.mean, section.std, channels_last=True)).float().cpu())
+    encoder.train(training)
+    if not parts:
+        raise InputError("there are no images to embed")
+    z: np.ndarray = torch.cat(parts).numpy()
+    if not np.isfinite(z).all():
+        raise InputError("the embeddings are not finite; the model's weights are broken, train it again at a lower rate")
+    return z
+
+
+def find_device(name: str) -> str:
+    """ "auto" as "cuda" where there is one, else "cpu"; any other name checked.
+
+    Raises:
+        InputError: there is no such device on this machine.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return name
+    if name.split(":")[0] != "cuda":
+        raise InputError(f"unknown device {name!r}; expected auto, cpu or cuda")
+    if not torch.cuda.is_available():
+        raise InputError(f"device is {name!r}, but PyTorch finds no CUDA device here; use cpu or auto")
+    return name

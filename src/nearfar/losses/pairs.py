@@ -1,0 +1,96 @@
+"""Losses of pairs: each pair of rows pulls or pushes on its own, given only whether it is of one class.
+
+Over a batch they are the mean over all pairs; over explicit pairs (``loss.pairs``) the mean over those.
+``same`` is true for a pair of one class.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nearfar.losses.base import Batch, Loss, check_pairs, choice, number, zero
+
+
+class ContrastiveLoss(Loss):
+    """Margin loss on distances: one class pulls together, two classes push apart until the margin.
+
+    With h the squared Euclidean distance of a pair, d = sqrt(h), m the margin and w the weight, the mean over pairs of
+
+    - ``distance="euclidean"``:  w * (same * d^2 + (1 - same) * max(0, m - d)^2)
+    - ``distance="squared"``:    w * (same * h + (1 - same) * max(0, m - h))
+
+    The first is that of Hadsell, Chopra, LeCun (2006), with w = 1/2.
+    Two rows at the same place have no direction to be pushed in: in the first form their gradient is zero.
+
+    Args:
+        margin: how far apart two classes are pushed, in the units of the distance.
+        distance: ``"euclidean"`` or ``"squared"``.
+        weight: factor of the whole.
+    """
+
+    takes_pairs: ClassVar[bool] = True
+
+    def __init__(
+        self, *, margin: float = 1.0, distance: Literal["euclidean", "squared"] = "euclidean", weight: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.margin = number("margin", margin, above=0.0, usual="1 is usual; unit rows are at most 2 apart")
+        self.distance = choice("distance", distance, ("euclidean", "squared"))
+        self.weight = number("weight", weight, above=0.0, usual="0.5 or 1 is usual")
+
+    def pairs(self, a: Tensor, b: Tensor, same: Tensor) -> Tensor:
+        """Return the mean over pairs of rows: a, b ``[M, D]``, same bool ``[M]``."""
+        a, b, same = check_pairs(a, b, same)
+        if not len(a):
+            return zero(a, b)
+        return self._each((a - b).square().sum(1), same).mean()
+
+    def _each(self, squared: Tensor, same: Tensor) -> Tensor:
+        if self.distance == "squared":
+            return self.weight * torch.where(same, squared, (self.margin - squared).clamp_min(0.0))
+        apart = squared > 0
+        # The root has no gradient at 0: there a constant takes its place.
+        distance = torch.where(apart, squared, torch.ones_like(squared)).sqrt() * apart
+        return self.weight * torch.where(same, squared, (self.margin - distance).clamp_min(0.0).square())
+
+    def _loss(self, batch: Batch) -> Tensor:
+        positives, negatives = batch.positives(), batch.negatives()
+        counted = positives | negatives
+        if not bool(counted.any()):
+            return zero(batch.z, batch.keys)
+        squared = (batch.z[:, None, :] - batch.keys[None, :, :]).square().sum(2)
+        return self._each(squared[counted], positives[counted]).mean()
+
+
+class CosineMSELoss(Loss):
+    """Mean squared error between the cosine similarity of a pair and 1 (one class) or 0 (two classes).
+
+    The mean over pairs of (cos - same)^2. Lengths below ``eps`` count as ``eps``, so that a zero row has cosine 0.
+    """
+
+    takes_pairs: ClassVar[bool] = True
+
+    def __init__(self, *, eps: float = 1e-7) -> None:
+        super().__init__()
+        self.eps = number("eps", eps, above=0.0, high=1e-2, usual="1e-7 is usual")
+
+    def pairs(self, a: Tensor, b: Tensor, same: Tensor) -> Tensor:
+        """Return the mean over pairs of rows: a, b ``[M, D]``, same bool ``[M]``."""
+        a, b, same = check_pairs(a, b, same)
+        if not len(a):
+            return zero(a, b)
+        cosine = (F.normalize(a, dim=1, eps=self.eps) * F.normalize(b, dim=1, eps=self.eps)).sum(1)
+        return (cosine - same.to(cosine.dtype)).square().mean()
+
+    def _loss(self, batch: Batch) -> Tensor:
+        positives, negatives = batch.positives(), batch.negatives()
+        counted = positives | negatives
+        if not bool(counted.any()):
+            return zero(batch.z, batch.keys)
+        unit = F.normalize(batch.z, dim=1, eps=self.eps)
+        keys = unit if batch.symmetric else F.normalize(batch.keys, dim=1, eps=self.eps)
+        return ((unit @ keys.T)[counted] - positives[counted].to(unit.dtype)).square().mean()

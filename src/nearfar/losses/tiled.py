@@ -1,0 +1,333 @@
+"""Sums over all pairs of a batch in memory that grows with the batch, not with its square. Gradients are exact.
+
+Similarities are made tile by tile and reduced at once; the backward pass makes them again. Where the batch is compared
+with itself the tiles below the diagonal are those above it. Sums over positives need no similarities at all: the sum of
+a row's similarities to its class is its product with the sum of the class. ``docs/memory.md`` has the formulas.
+
+Rows are unit rows in all of these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nearfar.losses.base import Batch
+from nearfar.losses.dense import Dense
+from nearfar.losses.tiles import Layout, Relation, Tile
+
+_LOG2E = math.log2(math.e)
+# Up to here e^(1/tau), e^(-1/tau) and sums of millions of them fit float32; beyond it each row needs its own shift.
+_NO_SHIFT = 60.0
+# In place of minus infinity, so that differences stay numbers.
+_FLOOR = -1e30
+# Pairs up to which the whole matrix is quicker, about a batch of 360.
+_SMALL = 1 << 17
+
+
+class Tiled:
+    """Sums over the pairs of a batch of unit rows, tile by tile.
+
+    ``positives`` and ``negatives`` are how many of each a row has, ``[B]``. Everything by row stands in one order that is
+    not that of the batch.
+
+    Args:
+        batch: rows and keys with their labels.
+        by_label: walk through them in the order of labels; of use where only positives or only negatives are asked for.
+    """
+
+    def __init__(self, batch: Batch, *, by_label: bool) -> None:
+        self._batch = batch
+        self._layout = Layout(batch, by_label=by_label)
+        self.positives = self._layout.positives
+        self.negatives = self._layout.negatives
+
+    def logsumexp(self, relation: Relation, temperature: float) -> Tensor:
+        """For each row, the log of the sum of e^(s/temperature) over the pairs that count: ``[B]``.
+
+        Minus infinity, with zero gradient, for rows without such a pair.
+        """
+        return _LogSumExp.apply(self._batch.z, self._batch.keys, self._layout, relation, temperature)
+
+    def positive_sums(self) -> Tensor:
+        """For each row, the sum of its similarities to its positives, ``[B]``: one product with the sum of its class."""
+        sums: Tensor = _PositiveSums.apply(self._batch.z, self._batch.keys, self._batch)
+        return sums if self._layout.order is None else sums[self._layout.order]
+
+    def positive_softplus(self, against: Tensor, temperature: float) -> Tensor:
+        """The sum of log(1 + e^(against_i - s_ip/temperature)) over the positive pairs, a scalar.
+
+        Args:
+            against: ``[B]``, what the positives of each row stand against; minus infinity where there is nothing.
+            temperature: divides the similarities.
+        """
+        return _PositiveSoftplus.apply(self._batch.z, self._batch.keys, against, self._layout, temperature)
+
+    def pair_sum(
+        self,
+        relation: Relation,
+        function: Callable[..., Tensor],
+        *parameters: Tensor,
+        by_row: Tensor | None = None,
+    ) -> Tensor:
+        """Sum an elementwise function of the similarities over the pairs that count.
+
+        Args:
+            relation: which pairs count.
+            function: ``function(s, *parameters)`` with s ``[R, C]`` returns ``[R, C]``, or ``[V, R, C]`` for V sums at
+                once; with ``by_row`` it is ``function(s, by_row [R, 1], *parameters)``.
+            parameters: scalars that may want a gradient.
+            by_row: ``[B]``, a number for each row; it gets no gradient.
+
+        Returns:
+            A scalar, or ``[V]``.
+        """
+        return _PairSum.apply(self._batch.z, self._batch.keys, self._layout, relation, function, by_row, *parameters)
+
+
+def compare(batch: Batch, *, by_label: bool = True) -> Dense | Tiled:
+    """Return the quicker way to sum over the pairs of a batch; both give the same values and gradients."""
+    return Dense(batch) if len(batch.z) * len(batch.keys) <= _SMALL else Tiled(batch, by_label=by_label)
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, keys: Tensor, layout: Layout, relation: Relation, temperature: float) -> Tensor:
+        scale = _LOG2E / temperature  # powers of two are several times cheaper than powers of e
+        shifted = 1.0 / temperature > _NO_SHIFT
+        total = z.new_zeros(len(z))
+        top = torch.full_like(total, _FLOOR) if shifted else None
+        for tile in layout.tiles(z, keys, relation, scale, twins=layout.symmetric):
+            if top is None:
+                tile.hide(tile.scores.exp2_(), 0.0)
+                total[tile.rows] += tile.scores.sum(1)
+                if tile.twin:
+                    total[tile.cols] += tile.scores.sum(0)
+                continue
+            tile.hide(tile.scores, -math.inf)
+            _add_shifted(total[tile.rows], top[tile.rows], tile.scores, 1)
+            if tile.twin:
+                _add_shifted(total[tile.cols], top[tile.cols], tile.scores, 0)
+        log2 = total.log2() if top is None else total.log2() + top
+        ctx.save_for_backward(z, keys, log2)
+        ctx.sweep = layout, relation, temperature, shifted
+        return log2 / _LOG2E
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        z, keys, log2 = ctx.saved_tensors
+        layout, relation, temperature, shifted = ctx.sweep
+        some = log2 > -math.inf
+        grad = torch.where(some, grad / temperature, 0.0)
+        twins = layout.symmetric
+        weigh: Callable[[Tile], Tensor]
+        if shifted:
+            # s - (the row's own log-sum) is at most 0, so nothing overflows, and what underflows does not matter.
+            log2 = torch.where(some, log2, -_FLOOR)
+
+            def weigh(tile: Tile) -> Tensor:
+                scores = tile.scores
+                by_key = (scores - log2[tile.cols]).exp2_().mul_(grad[tile.cols]) if twins else None
+                scores.sub_(log2[tile.rows, None]).exp2_().mul_(grad[tile.rows, None])
+                return tile.hide(scores if by_key is None else scores.add_(by_key), 0.0)
+
+        else:
+            share = torch.where(some, grad * torch.exp2(-log2), 0.0)
+            both = z.new_empty(min(layout.size, len(z)) ** 2) if twins else None
+
+            def weigh(tile: Tile) -> Tensor:
+                weights = tile.scores.exp2_()
+                if both is None:
+                    weights.mul_(share[tile.rows, None])
+                else:
+                    sums = both[: weights.numel()].view(weights.shape)
+                    weights.mul_(torch.add(share[tile.rows, None], share[tile.cols], out=sums))
+                return tile.hide(weights, 0.0)
+
+        scale = _LOG2E / temperature
+        with torch.autocast(device_type=z.device.type, enabled=False):
+            dz, dkeys = layout.push(z, keys, relation, scale, weigh, twins=twins, for_keys=ctx.needs_input_grad[1])
+        return dz, dkeys, None, None, None
+
+
+def _add_shifted(total: Tensor, top: Tensor, scores: Tensor, dim: int) -> None:
+    """Add 2^scores to running sums that are kept as ``total * 2^top``, where ``top`` is the greatest score so far."""
+    new = torch.maximum(top, scores.amax(dim))
+    total.mul_(torch.exp2(top - new)).add_((scores - new.unsqueeze(dim)).exp2_().sum(dim))
+    top.copy_(new)
+
+
+class _PositiveSoftplus(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, keys: Tensor, against: Tensor, layout: Layout, temperature: float) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64, device=z.device)
+        for tile in layout.tiles(z, keys, Relation.POSITIVES, -1.0 / temperature, twins=layout.symmetric):
+            scores = tile.hide(tile.scores, -math.inf)
+            total += F.softplus(scores + against[tile.rows, None], threshold=50.0).sum()
+            if tile.twin:
+                total += F.softplus(scores.add_(against[tile.cols]), threshold=50.0).sum()
+        ctx.save_for_backward(z, keys, against)
+        ctx.sweep = layout, temperature
+        return total.to(z.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        z, keys, against = ctx.saved_tensors
+        layout, temperature = ctx.sweep
+        of_against = torch.zeros_like(against)
+        twins = layout.symmetric
+
+        def weigh(tile: Tile) -> Tensor:
+            scores = tile.hide(tile.scores, -math.inf)
+            by_key = torch.add(scores, against[tile.cols]).sigmoid_() if twins else None
+            weights = scores.add_(against[tile.rows, None]).sigmoid_()
+            of_against[tile.rows] += weights.sum(1)
+            if by_key is not None:
+                if tile.twin:
+                    of_against[tile.cols] += by_key.sum(0)
+                weights.add_(by_key)
+            return weights.mul_(-grad / temperature)
+
+        with torch.autocast(device_type=z.device.type, enabled=False):
+            scale, for_keys = -1.0 / temperature, ctx.needs_input_grad[1]
+            dz, dkeys = layout.push(z, keys, Relation.POSITIVES, scale, weigh, twins=twins, for_keys=for_keys)
+        return dz, dkeys, of_against.mul_(grad), None, None
+
+
+class _PairSum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        keys: Tensor,
+        layout: Layout,
+        relation: Relation,
+        function: Callable[..., Tensor],
+        by_row: Tensor | None,
+        *parameters: Tensor,
+    ) -> Tensor:
+        # A number of the row makes f(s_ij) and f(s_ji) differ.
+        twins = layout.symmetric and by_row is None
+        ctx.save_for_backward(z, keys, by_row, *parameters)
+        ctx.sweep = layout, relation, function, twins
+        probe = function(z.new_zeros(1, 1), *([] if by_row is None else [by_row[:1, None]]), *parameters)
+        total = torch.zeros(probe.shape[:-2], dtype=torch.float64, device=z.device)
+        for tile in layout.tiles(z, keys, relation, 1.0, twins=twins):
+            row = [] if by_row is None else [by_row[tile.rows, None]]
+            values = _hidden(function(tile.scores, *row, *parameters), tile)
+            total += values.sum((-2, -1)) * (2 if tile.twin else 1)
+        return total.to(z.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        z, keys, by_row, *parameters = ctx.saved_tensors
+        layout, relation, function, twins = ctx.sweep
+        wants = [p.detach().requires_grad_() for p in parameters]
+        of_parameters = [torch.zeros_like(p) for p in parameters]
+
+        def weigh(tile: Tile) -> Tensor:
+            with torch.enable_grad():
+                scores = tile.scores.detach().requires_grad_()
+                row = [] if by_row is None else [by_row[tile.rows, None]]
+                values = _hidden(function(scores, *row, *wants), tile)
+                slope, *others = torch.autograd.grad(
+                    values, [scores, *wants], (grad[..., None, None] * (2 if tile.twin else 1)).expand_as(values)
+                )
+            for sum_, part in zip(of_parameters, others, strict=True):
+                sum_ += part
+            # Twins stand for s_ij and s_ji; a tile on the diagonal holds both, and its gradient is counted for one.
+            return slope if tile.twin or not twins else slope.mul_(2.0)
+
+        with torch.autocast(device_type=z.device.type, enabled=False):
+            dz, dkeys = layout.push(z, keys, relation, 1.0, weigh, twins=twins, for_keys=ctx.needs_input_grad[1])
+        return dz, dkeys, None, None, None, None, *of_parameters
+
+
+def _hidden(values: Tensor, tile: Tile) -> Tensor:
+    """``values`` with zeros where a pair does not count, so that neither value nor gradient comes from there."""
+    if tile.skip is not None:
+        values = values.masked_fill(tile.skip, 0.0)
+    if tile.own is not None:
+        keep = torch.ones(values.shape[-2:], dtype=torch.bool, device=values.device)
+        keep[tile.own] = False
+        values = torch.where(keep, values, 0.0)
+    return values
+
+
+class _PositiveSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, keys: Tensor, batch: Batch) -> Tensor:
+        if not len(keys):
+            ctx.members = None
+            ctx.save_for_backward(z, keys)
+            return z.new_zeros(len(z))
+        classes, members = torch.unique(batch.key_labels, return_inverse=True)
+        if batch.symmetric:
+            own_class, known = members, None
+        else:
+            own_class = torch.searchsorted(classes, batch.labels).clamp_(max=len(classes) - 1)
+            known = classes[own_class] == batch.labels
+        centres = _class_sums(keys, members, len(classes))
+        ctx.save_for_backward(z, keys)
+        ctx.members, ctx.own_class, ctx.known, ctx.offset, ctx.centres = (
+            members,
+            own_class,
+            known,
+            batch.offset,
+            centres,
+        )
+        sums = torch.empty_like(z[:, 0])
+        for span in _chunks(len(z)):
+            sums[span] = (z[span] * centres[own_class[span]]).sum(1)
+        if known is not None:
+            sums.mul_(known)
+        if batch.offset is not None:
+            sums -= torch.linalg.vecdot(z, keys[batch.offset : batch.offset + len(z)])
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        z, keys = ctx.saved_tensors
+        if ctx.members is None:
+            return torch.zeros_like(z), None, None
+        symmetric = ctx.known is None
+        counted = grad if ctx.known is None else grad * ctx.known
+        dz = torch.index_select(ctx.centres, 0, ctx.own_class).mul_(counted[:, None])
+        if ctx.offset is not None:
+            own = slice(ctx.offset, ctx.offset + len(z))
+            dz.addcmul_(keys[own], grad[:, None], value=-1.0)
+        dkeys = None
+        if symmetric or ctx.needs_input_grad[1]:
+            pulls = _class_sums(z, ctx.own_class, len(ctx.centres), counted)
+            dkeys = dz if symmetric else torch.zeros_like(keys)
+            for span in _chunks(len(keys)):
+                dkeys[span] += pulls[ctx.members[span]]
+            if ctx.offset is not None:
+                dkeys[own].addcmul_(z, grad[:, None], value=-1.0)
+        return dz, None if symmetric else dkeys, None
+
+
+def _class_sums(rows: Tensor, classes: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
+    """Sum the rows of each class, ``[count, D]``, with a weight for each row if given."""
+    # Thousands of rows added one by one lose digits in float32; for few rows a class wide sums are not worth it.
+    wide = torch.float64 if len(rows) > 64 * count else rows.dtype
+    sums = torch.zeros(count, rows.shape[1], dtype=wide, device=rows.device)
+    for span in _chunks(len(rows)):
+        part = rows[span].to(wide) if weights is None else rows[span].to(wide) * weights[span, None]
+        sums.index_add_(0, classes[span], part)
+    return sums.to(rows.dtype)
+
+
+def _chunks(count: int, size: int = 4096) -> list[slice]:
+    """Cut a long range, so that what is made of its rows stays small."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -1,0 +1,202 @@
+"""The similarity matrix of a batch, one tile at a time and never whole.
+
+A :class:`Layout` says in which order rows and keys are walked through, which tiles hold pairs that count, and which
+pairs inside a tile do not. Rows in label order make nearly every tile all-negative or all-positive, so that masks are
+needed only where two classes meet. Knows labels and positions; knows nothing of losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from nearfar.losses.base import Batch
+
+
+class Relation(Enum):
+    """Which pairs of a row and a key count."""
+
+    OTHERS = "all but a row with itself"
+    NEGATIVES = "of another class"
+    POSITIVES = "of one class, but not a row with itself"
+
+
+def tile_size(device: torch.device) -> int:
+    """Rows and columns of a tile: a float32 tile and its operands stay in the L2 cache, or fill a GPU."""
+    return 512 if device.type == "cpu" else 4096
+
+
+@dataclass(slots=True)
+class Tile:
+    """Scaled similarities of some rows with some keys. ``scores`` is a buffer that the next tile overwrites."""
+
+    rows: slice
+    cols: slice
+    scores: Tensor  # [R, C]
+    z: Tensor  # [R, D]
+    keys: Tensor  # [C, D]
+    twin: bool  # stands for the tile across the diagonal too
+    skip: Tensor | None  # bool [R, C], true where a pair does not count
+    own: tuple[Tensor, Tensor] | None  # where rows meet themselves
+
+    def hide(self, values: Tensor, value: float) -> Tensor:
+        """Overwrite the pairs that do not count, in place."""
+        if self.skip is not None:
+            values.masked_fill_(self.skip, value)
+        if self.own is not None:
+            values[self.own] = value
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    start: int
+    stop: int
+    low: int  # least label in it
+    high: int  # greatest
+
+    @property
+    def span(self) -> slice:
+        return slice(self.start, self.stop)
+
+
+class Layout:
+    """The order of rows and keys, their tiles, and how many positives and negatives each row has.
+
+    All that is counted by row (``positives``, ``negatives``, results of sweeps) stands in the order of the layout.
+
+    Args:
+        batch: rows and keys with their labels.
+        by_label: walk in the order of labels; of use where only positives or only negatives count.
+    """
+
+    def __init__(self, batch: Batch, *, by_label: bool) -> None:
+        device = batch.z.device
+        self.symmetric = batch.symmetric
+        self.size = tile_size(device)
+        several = max(len(batch.z), len(batch.keys)) > self.size
+        self.order = _order(batch.labels) if by_label and several else None
+        self.labels = batch.labels if self.order is None else batch.labels[self.order]
+        if self.symmetric:
+            self.key_order, self.key_labels = self.order, self.labels
+        else:
+            self.key_order = _order(batch.key_labels) if by_label and several else None
+            self.key_labels = batch.key_labels if self.key_order is None else batch.key_labels[self.key_order]
+        self.own: Tensor | None = None  # [B], the place of each row among the keys
+        if batch.offset is not None:
+            self.own = torch.arange(len(batch.z), device=device)
+            if not self.symmetric:
+                if self.order is not None:
+                    self.own = self.own[self.order]
+                self.own = self.own + batch.offset
+                if self.key_order is not None:
+                    place = torch.empty_like(self.key_order)
+                    place[self.key_order] = torch.arange(len(place), device=device)
+                    self.own = place[self.own]
+        ascending = self.key_labels if self.key_order is not None else self.key_labels.sort().values
+        same = torch.searchsorted(ascending, self.labels, right=True) - torch.searchsorted(ascending, self.labels)
+        self.positives = same if self.own is None else same - 1  # [B]
+        self.negatives = len(batch.keys) - same  # [B]
+        self._row_blocks = self._blocks(self.labels)
+        self._key_blocks = self._row_blocks if self.symmetric else self._blocks(self.key_labels)
+
+    def _blocks(self, labels: Tensor) -> list[_Block]:
+        if not len(labels):
+            return []
+        parts = labels.split(self.size)
+        edges = torch.stack([torch.stack(torch.aminmax(part)) for part in parts]).tolist()
+        starts = range(0, len(labels), self.size)
+        return [
+            _Block(start, start + len(part), low, high) for start, part, (low, high) in zip(starts, parts, edges, strict=True)
+        ]
+
+    def tiles(self, z: Tensor, keys: Tensor, relation: Relation, scale: float, *, twins: bool) -> Iterator[Tile]:
+        """Yield the tiles with pairs that count, each with ``scale * z @ keys.T``.
+
+        With ``twins`` (the batch against itself only) those below the diagonal are left out, and those above it are
+        marked as standing for both.
+        """
+        buffer = z.new_empty(min(self.size, len(z)) * min(self.size, len(keys)))
+        mask: Tensor | None = None
+        for number, rows in enumerate(self._row_blocks):
+            z_rows: Tensor | None = None
+            for other, cols in enumerate(self._key_blocks):
+                if twins and other < number:
+                    continue
+                apart = rows.high < cols.low or cols.high < rows.low
+                alike = rows.low == rows.high == cols.low == cols.high
+                if (relation is Relation.NEGATIVES and alike) or (relation is Relation.POSITIVES and apart):
+                    continue
+                if z_rows is None:
+                    z_rows = _take(z, self.order, rows.span)
+                key_rows = z_rows if self.symmetric and rows is cols else _take(keys, self.key_order, cols.span)
+                shape = (len(z_rows), len(key_rows))
+                scores = buffer[: shape[0] * shape[1]].view(shape)
+                torch.addmm(scores, z_rows, key_rows.T, beta=0.0, alpha=scale, out=scores)
+                skip = None
+                if relation is not Relation.OTHERS and not apart and not alike:
+                    if mask is None:
+                        mask = torch.empty_like(buffer, dtype=torch.bool)
+                    skip = mask[: shape[0] * shape[1]].view(shape)
+                    compare = torch.eq if relation is Relation.NEGATIVES else torch.ne
+                    compare(self.labels[rows.span, None], self.key_labels[None, cols.span], out=skip)
+                own = None if relation is Relation.NEGATIVES else self._own(rows, cols)
+                yield Tile(rows.span, cols.span, scores, z_rows, key_rows, twins and rows is not cols, skip, own)
+
+    def _own(self, rows: _Block, cols: _Block) -> tuple[Tensor, Tensor] | None:
+        if self.own is None or (self.symmetric and rows is not cols):
+            return None
+        if self.symmetric:
+            places = torch.arange(rows.stop - rows.start, device=self.own.device)
+            return places, places
+        places = self.own[rows.span] - cols.start
+        inside = ((places >= 0) & (places < cols.stop - cols.start)).nonzero()[:, 0]
+        return (inside, places[inside]) if len(inside) else None
+
+    def push(
+        self,
+        z: Tensor,
+        keys: Tensor,
+        relation: Relation,
+        scale: float,
+        weigh: Callable[[Tile], Tensor],
+        *,
+        twins: bool,
+        for_keys: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Carry the gradient of the similarities back to the rows, and to the keys where they want one.
+
+        ``weigh(tile)`` returns the gradient of each s_ij in it, and with ``twins`` that of s_ij plus that of s_ji.
+        The keys' gradient is part of the rows' where the batch is compared with itself.
+        """
+        of_rows = torch.zeros_like(z)
+        of_keys = of_rows if self.symmetric else torch.zeros_like(keys) if for_keys else None
+        for tile in self.tiles(z, keys, relation, scale, twins=twins):
+            weights = weigh(tile)
+            _give(of_rows, self.order, tile.rows, weights, tile.keys)
+            if of_keys is not None and (tile.twin or not twins):
+                _give(of_keys, self.key_order, tile.cols, weights.T, tile.z)
+        return of_rows, None if self.symmetric else of_keys
+
+
+def _order(labels: Tensor) -> Tensor | None:
+    """The order that sorts labels, or None when they are sorted."""
+    if len(labels) < 2 or bool((labels[1:] >= labels[:-1]).all()):
+        return None
+    return labels.argsort()
+
+
+def _take(rows: Tensor, order: Tensor | None, span: slice) -> Tensor:
+    return rows[span] if order is None else rows.index_select(0, order[span])
+
+
+def _give(target: Tensor, order: Tensor | None, span: slice, left: Tensor, right: Tensor) -> None:
+    """Add ``left @ right`` to the rows that ``_take`` took."""
+    if order is None:
+        target[span].addmm_(left, right)
+    else:
+        target.index_add_(0, order[span], left @ right)

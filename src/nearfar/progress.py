@@ -1,0 +1,109 @@
+"""Who is told how training goes: nobody, or a person at a terminal; and what is worth a warning."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import IO, Any, Protocol
+
+from torch import Tensor
+
+COLLAPSED = 0.05  # spread of the embeddings (0: all the same, 1: centred) below which we speak of collapse
+
+
+class Watcher(Protocol):
+    """Who is told how training goes."""
+
+    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rate: float, left: float) -> None:
+        """Now and then: loss is the epoch's mean so far, rate in images a second, left in seconds."""
+
+    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+        """After every epoch: the row of history.jsonl."""
+
+    def warn(self, message: str) -> None:
+        """Something looks wrong, with what to try."""
+
+
+class Silent:
+    """A `Watcher` that passes warnings on to Python's and nothing else."""
+
+    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rate: float, left: float) -> None:
+        pass
+
+    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+        pass
+
+    def warn(self, message: str) -> None:
+        import warnings
+
+        warnings.warn(message, stacklevel=3)
+
+
+class Speed:
+    """Images a second since it was made."""
+
+    def __init__(self) -> None:
+        self.start, self.images = time.perf_counter(), 0
+
+    def add(self, images: int) -> None:
+        self.images += images
+
+    def value(self) -> float:
+        return self.images / max(1e-9, time.perf_counter() - self.start)
+
+
+def spread(z: Tensor) -> float:
+    """Root mean square distance of the rows of ``z`` [B, D] from their mean, over their root mean square length.
+
+    0 when all points are the same, 1 when their mean is the origin.
+    """
+    z = z.double()
+    size = z.square().sum(1).mean().sqrt()
+    return float((z - z.mean(0)).square().sum(1).mean().sqrt() / size.clamp_min(1e-30))
+
+
+def collapse_message(z: Tensor, epoch: int) -> str | None:
+    """One sentence when all points of ``z`` [B, D] lie near each other, with what to try; else None."""
+    if len(z) < 4 or spread(z) >= COLLAPSED:
+        return None
+    return (
+        f"the embedding has collapsed in epoch {epoch}: all points lie near each other (spread {spread(z):.3f} of 1); "
+        "try a lower train.learning_rate, a larger loss margin or a lower temperature, or more classes in a batch"
+    )
+
+
+class ProgressLine:
+    """A `Watcher` for people: one line that is rewritten on a terminal, one line an epoch elsewhere."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self.stream = stream if stream is not None else sys.stderr
+        self.live = self.stream.isatty()
+
+    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rate: float, left: float) -> None:
+        if self.live:
+            self._rewrite(
+                f"epoch {epoch}/{epochs}  {100 * step // steps:3d} %  loss {loss:.4f}  {rate:,.0f} images/s  {clock(left)} left"
+            )
+
+    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+        text = f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}  {row['images_per_second']:,.0f} images/s"
+        for name, value in row.get("validation", {}).items():
+            if name in ("loss", "knn_accuracy", "pair_accuracy"):
+                text += f"  validation {name.replace('_', ' ').replace('knn', 'k-NN')} {value:.4f}"
+        self._rewrite(f"{text}  {clock(row['seconds'])}")
+        print(file=self.stream, flush=True)
+
+    def warn(self, message: str) -> None:
+        self._rewrite(f"warning: {message}")
+        print(file=self.stream, flush=True)
+
+    def _rewrite(self, text: str) -> None:
+        start, end = ("\r", "\x1b[K") if self.live else ("", "")
+        print(f"{start}{text}{end}", end="", file=self.stream, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """``83.4`` as ``1:23``."""
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

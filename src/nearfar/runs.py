@@ -1,0 +1,179 @@
+"""The run folder: what one training leaves, whole enough to be copied, checked and loaded by strangers. No pickle.
+
+``config.json`` comes last and names the hash of ``model.safetensors``; a folder whose parts do not belong together is
+refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import nearfar
+from nearfar.checkpoint import load_tensors, load_weights, save_tensors
+from nearfar.encoders import build_encoder
+from nearfar.errors import InputError
+from nearfar.files import explain_os_errors, hash_file, read_json, write_json, write_text
+from nearfar.recipe import Recipe
+
+FORMAT = 1
+CONFIG, MODEL, HISTORY, METRICS, CARD = "config.json", "model.safetensors", "history.jsonl", "metrics.json", "README.md"
+INDEX, PLOTS = "index", "plots"
+CHECKPOINT = Path("checkpoints") / "latest.safetensors"
+
+
+def begin(folder: Path, config: Mapping[str, Any], *, resume: bool) -> None:
+    """Claim ``folder`` for a training run.
+
+    Args:
+        folder: must be empty or not there yet; with ``resume``, the folder of an interrupted run.
+        config: what `read_config` gives back; its recipe, seed and data must be those of the interrupted run.
+        resume: go on with the run that ``folder`` holds.
+
+    Raises:
+        InputError: the folder holds something else, a finished run, or a run of another recipe, seed or data.
+    """
+    if not resume:
+        must_be_free(folder)
+    elif not (folder / CONFIG).exists():
+        raise InputError(f"cannot resume: {folder} holds no run; leave out --resume to start one")
+    else:
+        earlier = read_config(folder)
+        if earlier["state"] == "finished":
+            raise InputError(f"cannot resume: the run in {folder} is finished; evaluate it, or choose another --out")
+        for key in ("recipe", "seed", "data"):
+            if earlier[key] != config[key]:
+                raise InputError(f"cannot resume: {_difference(folder, key, earlier[key], config[key])}")
+        if (folder / CHECKPOINT).exists():
+            return
+    with explain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CONFIG, {"format": FORMAT, "nearfar": nearfar.__version__, "state": "training", **config})
+
+
+def finish(folder: Path, encoder: nn.Module, config: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
+    """Write the trained model into ``folder`` and declare the run finished; returns the model's hash.
+
+    The checkpoint goes last, so a crash before leaves a run that can be resumed.
+    """
+    write_history(folder, history)
+    save_tensors(folder / MODEL, encoder.state_dict())
+    digest = hash_file(folder / MODEL)
+    write_json(
+        folder / CONFIG,
+        {
+            "format": FORMAT,
+            "nearfar": nearfar.__version__,
+            "state": "finished",
+            **config,
+            "model": {"file": MODEL, "sha256": digest},
+        },
+    )
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    if (folder / CHECKPOINT).parent.is_dir():
+        (folder / CHECKPOINT).parent.rmdir()
+    return digest
+
+
+def must_be_free(folder: Path) -> None:
+    """Refuse a folder that holds anything.
+
+    Raises:
+        InputError: it holds a run or something else, or is a file.
+    """
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; choose a folder for the run")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / CONFIG).exists():
+        raise InputError(f"{folder} holds something else than a run; choose an empty or a new folder")
+    state = read_config(folder)["state"]
+    mend = "choose another folder, or delete this one"
+    if state == "training":
+        mend = f"go on with --resume, {mend}"
+    raise InputError(f"{folder} holds a {'finished' if state == 'finished' else 'started'} run already; {mend}")
+
+
+def write_history(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, one line an epoch."""
+    write_text(folder / HISTORY, "".join(json.dumps(row, allow_nan=False) + "\n" for row in history))
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The rows of ``history.jsonl``, one an epoch; empty when there is no such file.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = folder / HISTORY
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The checked ``config.json`` of a run.
+
+    Raises:
+        InputError: there is no run in ``folder``, or its config is damaged or of a later format.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no run folder {folder}; make one with nearfar train DATA --out {folder}")
+    if not (folder / CONFIG).exists():
+        raise InputError(f"{folder} is not a run: it has no {CONFIG}; make one with nearfar train DATA --out RUN")
+    config = read_json(folder / CONFIG)
+    version = config.get("format")
+    if not isinstance(version, int):
+        raise InputError(f"{folder / CONFIG} is not the config of a nearfar run: it names no format")
+    if version > FORMAT:
+        raise InputError(f"{folder} was written by a later nearfar (format {version}, known is {FORMAT}); update nearfar")
+    for key, kind in (
+        ("recipe", dict),
+        ("seed", int),
+        ("data", dict),
+        ("classes", list),
+        ("input", dict),
+        ("state", str),
+    ):
+        if not isinstance(config.get(key), kind):
+            raise InputError(f"{folder / CONFIG} is damaged: {key!r} is missing or not a {kind.__name__}")
+    return config
+
+
+def load(folder: Path) -> tuple[Recipe, nn.Module, dict[str, Any]]:
+    """The recipe, the encoder in eval mode, and the config of a finished run.
+
+    Raises:
+        InputError: a part is missing or damaged, parts do not belong together, or the run is not finished.
+    """
+    config = read_config(folder)
+    if config["state"] != "finished" or not isinstance(config.get("model"), dict):
+        raise InputError(f"the run in {folder} is not finished; go on with nearfar train DATA --out {folder} --resume")
+    recipe = Recipe.from_dict(config["recipe"])
+    path = folder / MODEL
+    if not path.exists():
+        raise InputError(f"{path} is missing; copy the run folder again, or train again")
+    if hash_file(path) != config["model"].get("sha256"):
+        raise InputError(f"{path} does not belong to {folder / CONFIG}: its hash differs; copy the run folder again")
+    size, channels = config["input"].get("size"), config["input"].get("channels")
+    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) for n in [*size, channels])):
+        raise InputError(f"{folder / CONFIG} is damaged: 'input' does not say channels and size")
+    encoder: nn.Module = build_encoder(recipe.encoder.kind, channels=channels, size=(size[0], size[1]), **recipe.encoder.params)
+    weights, _ = load_tensors(path)
+    load_weights(encoder, weights, path)
+    return recipe, encoder.eval(), config
+
+
+def _difference(folder: Path, key: str, earlier: Any, now: Any) -> str:
+    if isinstance(earlier, dict) and isinstance(now, dict):
+        for name in sorted(earlier.keys() | now.keys()):
+            if earlier.get(name) != now.get(name):
+                return _difference(folder, f"{key}.{name}", earlier.get(name), now.get(name))
+    return f"the run in {folder} was started with {key} {earlier!r}, not {now!r}; give the same, or choose another --out"

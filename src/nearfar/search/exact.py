@@ -1,0 +1,323 @@
+"""Exact nearest neighbours by tiles: a product of matrices, the maxima of groups, and a few candidates scored anew.
+
+Pure functions on arrays; nothing here knows of labels, files or images. Three steps make a fast search exact, and
+its result independent of the tiles it was computed by:
+
+1. The score of every pair is found by float32 matrix products, a tile of queries by a chunk of the gallery at a time.
+   Of each group of some 32 columns the largest is taken. The best k lie within the k groups of largest maxima, so
+   only these are looked into. The k best and a few more are kept for each query.
+2. Float32 products depend in their last bits on the shape of the tile. So the candidates are scored anew, one by one,
+   in float64 with one fixed order of summation, rounded to float32, and ordered by (score, row).
+3. A query is certain when even the greatest possible rounding error could not lift a vector that was not kept above
+   its k-th neighbour. The others (near duplicates, collapsed embeddings) go through the gallery again in float64,
+   where every vector that may still belong to the best k is scored anew.
+
+Memory beside the result: a tile of 16 MiB and its like, one chunk of the gallery (as float64 in step 3), and 12 bytes
+for each of the (k + max(8, k / 4)) candidates of a query.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from nearfar.errors import InputError
+from nearfar.search.vectors import (
+    Floats,
+    Ints,
+    Metric,
+    as_tensor,
+    as_vectors,
+    centre_of,
+    check_k,
+    check_metric,
+    products,
+    squared_lengths,
+    unit_rows,
+)
+
+Wide = npt.NDArray[np.float64]
+
+_TILE = 1 << 22
+"""Scores computed together: 16 MiB of float32, which shared caches hold."""
+_CHUNK = 1 << 16
+"""Rows of the gallery gone through together."""
+_WIDE_CHUNK = 1 << 13
+"""The same in float64, where a query is looked at again."""
+_UNIT = 2.0**-24
+"""The unit roundoff of float32."""
+
+
+def nearest(
+    queries: Any, gallery: Any, k: int, *, metric: Metric = "cosine", exclude: Any = None
+) -> tuple[Floats, Ints]:
+    """Return the ``k`` nearest rows of ``gallery`` for each query, exactly.
+
+    Args:
+        queries: numbers [N, D].
+        gallery: numbers [M, D]; a float32 memory map is read chunk by chunk and never as a whole.
+        k: how many neighbours, 1 to M (M - 1 with ``exclude``).
+        metric: "cosine", "dot" (both: greater is nearer) or "euclidean" (a distance: smaller is nearer).
+        exclude: row numbers of the gallery [N]; that row is never a neighbour of that query. -1 excludes nothing.
+
+    Returns:
+        ``scores`` float32 [N, k], the nearest first, and ``rows`` int64 [N, k]. Equal scores are in order of rows,
+        also where they compete for the last place. Cosines are products of rows scaled to unit length in float32.
+
+    Raises:
+        InputError: empty or unequal shapes, NaN, a zero vector with cosine, a k that cannot be had.
+    """
+    metric = check_metric(metric)
+    gallery = as_vectors(gallery, "gallery")
+    queries = as_vectors(queries, "queries", dimensions=gallery.shape[1])
+    if metric == "cosine":
+        queries = unit_rows(queries, "queries")
+    rows = None if exclude is None else check_exclude(exclude, len(queries), len(gallery))
+    k = check_k(k, neighbours_to_find(len(gallery), rows))
+    return nearest_prepared(queries, gallery, k, metric, rows, scale=metric == "cosine")
+
+
+def check_exclude(exclude: Any, queries: int, rows: int) -> Ints:
+    """Return ``exclude`` as int64 [queries], each -1 (none) or a row below ``rows``.
+
+    Raises:
+        InputError: another shape, not whole numbers, or no such row.
+    """
+    array = np.asarray(exclude)
+    if array.shape != (queries,) or array.dtype.kind not in "iu":
+        raise InputError(
+            f"exclude has shape {array.shape} and dtype {array.dtype}, expected whole numbers of shape ({queries},), "
+            f"one for each query"
+        )
+    if array.size and (array.min() < -1 or array.max() >= rows):
+        raise InputError(f"exclude names a row outside 0 to {rows - 1:,} (or -1 for none)")
+    return array.astype(np.int64)
+
+
+def neighbours_to_find(rows: int, exclude: Ints | None) -> int:
+    """Return how many neighbours every query has: all ``rows``, or one less when a query excludes one."""
+    return rows - int(exclude is not None and bool((exclude >= 0).any()))
+
+
+def nearest_prepared(
+    queries: Floats, gallery: Floats, k: int, metric: Metric, exclude: Ints | None = None, *, scale: bool = False
+) -> tuple[Floats, Ints]:
+    """Do the work of ``nearest`` on checked arrays.
+
+    With "cosine" the queries have unit length already, and the gallery too unless ``scale`` asks to divide its rows.
+    """
+    search = _Search(queries, gallery, k, metric, exclude, scale)
+    approximate, rows = search.candidates()
+    scores, rows = search.rank(approximate, rows)
+    doubtful = search.doubtful(approximate, scores)
+    if len(doubtful):
+        scores[doubtful], rows[doubtful] = search.again(doubtful, scores[doubtful, -1])
+    return scores, rows
+
+
+class _Search:
+    """One search: its arrays, and the bound on what float32 products may be wrong by.
+
+    Inside, "similarity" is greater for nearer vectors: the product q.g, or 2 q.g - |g|^2, which orders a query's
+    vectors as its distances do, since d^2 = |q|^2 - similarity. For distances a centre c is subtracted from both
+    sides first, so that little is lost to cancellation where all vectors lie far from the origin.
+    """
+
+    def __init__(
+        self, queries: Floats, gallery: Floats, k: int, metric: Metric, exclude: Ints | None, scale: bool
+    ) -> None:
+        self.queries, self.gallery, self.k, self.metric, self.exclude = queries, gallery, k, metric, exclude
+        self.distances, self.scale = metric == "euclidean", scale
+        self.kept = min(k + max(8, k // 4), len(gallery))
+        self.centre = centre_of(gallery[:1024]) if self.distances else None
+        self.longest = 1.0 if metric == "cosine" else 0.0
+
+    def candidates(self) -> tuple[Wide, Ints]:
+        """Step 1: similarities [N, kept] as float32 products give them, in no order, and their rows."""
+        count, kept = len(self.queries), self.kept
+        best = torch.full((count, kept), -math.inf)
+        rows = torch.zeros((count, kept), dtype=torch.int64)
+        for start in range(0, len(self.gallery), _CHUNK):
+            keys = as_tensor(self._moved(self._rows(start, start + _CHUNK)))
+            bias = None
+            if self.metric != "cosine":
+                squares = torch.linalg.vecdot(keys, keys)
+                self.longest = max(self.longest, math.sqrt(float(squares.max()) * (1.0 + 1e-3)))
+                bias = -squares if self.distances else None
+            for first in range(0, count, step := max(1, _TILE // len(keys))):
+                part = slice(first, min(first + step, count))
+                queries = as_tensor(self._moved(self.queries[part]))
+                tile = products(2.0 * queries if self.distances else queries, keys, bias)
+                self._blank(tile, part, start)
+                values, columns = largest(tile, min(kept, len(keys)))
+                columns += start
+                if start:
+                    values = torch.cat([best[part], values], dim=1)
+                    columns = torch.cat([rows[part], columns], dim=1)
+                    values, order = values.topk(kept, dim=1, sorted=False)
+                    columns = columns.gather(1, order)
+                best[part, : values.shape[1]], rows[part, : values.shape[1]] = values, columns
+        return best.numpy().astype(np.float64), rows.numpy()
+
+    def rank(self, approximate: Wide, rows: Ints) -> tuple[Floats, Ints]:
+        """Step 2: the k best [N, k] of the candidates by (score, row), scores computed anew."""
+        worst = np.float32(math.inf if self.distances else -math.inf)
+        scores = np.empty(rows.shape, dtype=np.float32)
+        for first in range(0, len(rows), step := max(1, _TILE // (4 * rows.shape[1] * self.gallery.shape[1]))):
+            part = slice(first, first + step)
+            queries = np.repeat(np.arange(first, min(first + step, len(rows))), rows.shape[1])
+            scores[part] = self._scores(queries, rows[part].ravel()).reshape(-1, rows.shape[1])
+        scores[np.isneginf(approximate)] = worst
+        order = np.lexsort((rows, scores if self.distances else -scores), axis=1)[:, : self.k]
+        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+    def doubtful(self, approximate: Wide, scores: Floats) -> Ints:
+        """Step 3, whom it concerns: queries for which a vector that was not kept might be among the best k.
+
+        A product of D terms summed in any order in float32 is off by at most D u |q| |g| with u = 2^-24 (Higham 2002,
+        section 3.1), and so is |g|^2; subtracting the centre and rounding add a few u more.
+        """
+        if self.kept == len(self.gallery):
+            return np.empty(0, dtype=np.int64)
+        lengths = np.concatenate(
+            [squared_lengths(self._moved(self.queries[at : at + _CHUNK])) for at in range(0, len(scores), _CHUNK)]
+        )
+        terms, last = self.gallery.shape[1] + 8, scores[:, -1].astype(np.float64)
+        if self.distances:
+            slack = terms * _UNIT * (np.sqrt(lengths) + self.longest) ** 2  # (|q| + |g|)^2 > 2 |q| |g| + |g|^2
+            needed = lengths - (last * (1.0 + 2.0 * _UNIT)) ** 2
+        else:
+            slack = terms * _UNIT * np.sqrt(lengths) * self.longest
+            needed = last - np.abs(last) * 2.0 * _UNIT
+        return np.flatnonzero(approximate.min(axis=1) + slack >= needed)
+
+    def again(self, which: Ints, last: Floats) -> tuple[Floats, Ints]:
+        """Step 3: the k best [n, k] of the queries ``which``, given a score ``last`` [n] that k vectors reach."""
+        scores = np.empty((len(which), self.k), dtype=np.float32)
+        rows = np.empty((len(which), self.k), dtype=np.int64)
+        step = max(1, _TILE // 2 // _WIDE_CHUNK)
+        for first in range(0, len(which), step):
+            part = slice(first, first + step)
+            scores[part], rows[part] = self._thorough(which[part], last[part])
+        return scores, rows
+
+    def _thorough(self, which: Ints, last: Floats) -> tuple[Floats, Ints]:
+        """Go through the gallery in order of rows. A later row must beat, not only reach, the k best found so far."""
+        count, sign = len(which), -1.0 if self.distances else 1.0
+        keys = np.full((count, self.k), -math.inf, dtype=np.float32)  # scores, greater is nearer
+        rows = np.full((count, self.k), -1, dtype=np.int64)
+        queries = self._moved_wide(self.queries[which])
+        lengths = np.einsum("nd,nd->n", queries, queries)
+        twice = 2.0 * queries if self.distances else queries
+        floor = sign * last.astype(np.float64)
+        slack = 4.0 * (self.gallery.shape[1] + 8) * 2.0**-53
+        start, width = 0, 1024  # the first part yields every row of a tie, so it is small
+        while start < len(self.gallery):
+            chunk = self._moved_wide(self._rows(start, start + width))
+            squares = np.einsum("nd,nd->n", chunk, chunk)
+            bias = torch.from_numpy(-squares) if self.distances else None
+            found = products(torch.from_numpy(twice), torch.from_numpy(chunk), bias)
+            reach = np.sqrt(lengths) + math.sqrt(squares.max())
+            bound = self._bound(floor, keys[:, -1], lengths) - slack * reach**2 - 1e-44
+            self._blank(found, which, start)
+            at, columns = (found >= torch.from_numpy(bound)[:, None]).nonzero(as_tuple=True)
+            if len(at):
+                self._merge(keys, rows, which, at.numpy(), columns.numpy() + start, sign)
+            start, width = start + width, min(2 * width, _WIDE_CHUNK)
+        return (keys * np.float32(sign)).astype(np.float32), rows
+
+    def _bound(self, floor: Wide, last: Floats, lengths: Wide) -> Wide:
+        """Return the similarity [n] that a row must reach to be looked at.
+
+        It must round to ``floor`` at least, and, where k rows are known already, to more than the ``last`` of them.
+        """
+        full = np.isfinite(last)
+        known = np.where(full, last, 0.0).astype(np.float32)
+        above = np.nextafter(known, np.float32(math.inf)).astype(np.float64)
+        to_beat = (known.astype(np.float64) + above) / 2.0
+        lowest = floor - np.abs(floor) * 2.0 * _UNIT
+        key = np.where(full, np.maximum(to_beat, lowest), lowest)
+        if self.metric == "cosine":
+            return np.where(full & (last >= 1.0), math.inf, key)
+        if not self.distances:
+            return key
+        # key is minus a distance; nothing is nearer than distance 0.
+        return np.where(full & (last >= 0.0), math.inf, lengths - np.minimum(key, 0.0) ** 2)
+
+    def _merge(self, keys: Floats, rows: Ints, which: Ints, at: Ints, found: Ints, sign: float) -> None:
+        """Put the pairs (query ``at``, row ``found``) in their places among the k best so far."""
+        fresh = np.concatenate(
+            [
+                self._scores(which[at[i : i + step]], found[i : i + step])
+                for step in [max(1, _TILE // (4 * self.gallery.shape[1]))]
+                for i in range(0, len(at), step)
+            ]
+        )
+        touched = np.unique(at)
+        owner = np.concatenate([np.repeat(touched, self.k), at])
+        key = np.concatenate([keys[touched].ravel(), np.float32(sign) * fresh])
+        row = np.concatenate([rows[touched].ravel(), found])
+        order = np.lexsort((row, -key, owner))
+        starts = np.searchsorted(owner[order], touched)
+        best = order[starts[:, None] + np.arange(self.k)]
+        keys[touched], rows[touched] = key[best], row[best]
+
+    def _scores(self, queries: Ints, rows: Ints) -> Floats:
+        """Score pairs [m] one by one in float64: products of float32 are exact there, and their sum has one order."""
+        a, b = self.queries[queries], self.gallery[rows]
+        if self.scale:
+            b = unit_rows(b, "gallery")
+        wide = a.astype(np.float64)
+        if self.distances:
+            wide -= b
+            wide *= wide
+            return np.sqrt(wide.sum(axis=1)).astype(np.float32)
+        wide *= b
+        total = wide.sum(axis=1)
+        return (np.clip(total, -1.0, 1.0) if self.metric == "cosine" else total).astype(np.float32)
+
+    def _blank(self, tile: Tensor, part: slice | Ints, start: int) -> None:
+        """Give the excluded rows of a tile [n, M], which begins at row ``start``, the lowest similarity."""
+        if self.exclude is None:
+            return
+        columns = self.exclude[part] - start
+        at = np.flatnonzero((columns >= 0) & (columns < tile.shape[1]))
+        tile[torch.from_numpy(at), torch.from_numpy(columns[at])] = -math.inf
+
+    def _rows(self, start: int, end: int) -> Floats:
+        rows = self.gallery[start:end]
+        return unit_rows(rows, "gallery", start) if self.scale else rows
+
+    def _moved(self, vectors: Floats) -> Floats:
+        return vectors if self.centre is None else vectors - self.centre
+
+    def _moved_wide(self, vectors: Floats) -> Wide:
+        wide = vectors.astype(np.float64)
+        return wide if self.centre is None else wide - self.centre
+
+
+def largest(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the ``k`` largest values of each row of ``tile`` [N, M] and their columns, both [N, k], in no order.
+
+    ``topk`` over whole rows is slow. The k largest lie in the k groups of columns with the largest maxima, since each
+    of the other groups has k values before it; maxima are found at the speed of memory.
+    """
+    count, width = tile.shape
+    size = 1 << max(0, round(math.log2(math.sqrt(width / k)))) if width > 8 * k else 1
+    if size == 1:
+        return tile.topk(k, dim=1, sorted=False)
+    groups = width // size
+    # Group j holds the columns j, j + groups, j + 2 groups, ...: a maximum over an outer axis runs vector by vector.
+    head = tile[:, : groups * size].unflatten(1, (size, groups))
+    _, chosen = head.amax(dim=1).topk(k, dim=1, sorted=False)
+    values = head.gather(2, chosen[:, None, :].expand(count, size, k)).reshape(count, size * k)
+    rest = tile[:, groups * size :]
+    best, at = torch.cat([values, rest], dim=1).topk(k, dim=1, sorted=False)
+    inside = torch.where(at < size * k, at, torch.zeros_like(at))
+    columns = torch.div(inside, k, rounding_mode="floor") * groups + chosen.gather(1, inside % k)
+    return best, torch.where(at < size * k, columns, at - size * k + groups * size)

@@ -1,0 +1,216 @@
+"""An index as a folder: arrays in .npy files, and a manifest that names them with their sizes and hashes.
+
+A file is called after its content (``vectors-<16 hex digits>.npy``), so a new state never overwrites an old one. The
+manifest ``index.json`` is replaced last, in one step: whoever reads finds the state before or the state after. Files
+that no manifest names are removed by the next write. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfar.errors import InputError
+from nearfar.files import explain_os_errors, hash_file, read_json, write_atomic, write_json
+
+MANIFEST = "index.json"
+_FORMAT, _VERSION = "nearfar-index", 1
+_OWN_FILE = re.compile(r"(vectors|ids|labels|names)-[0-9a-f]{16}\.(npy|json)")
+_BLOCK = 1 << 24
+
+Names = dict[str, list[str]]
+
+
+class Stored(NamedTuple):
+    """What a folder holds: ``vectors`` [N, D] (a read-only map of the file), ``ids`` [N], ``labels`` [N] or None."""
+
+    metric: str
+    vectors: npt.NDArray[np.float32]
+    ids: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any] | None
+    model_hash: str | None
+    names: Names
+
+
+def write_index(folder: Path | str, stored: Stored) -> None:
+    """Write an index to ``folder``; a crash at any moment leaves the earlier index there readable.
+
+    Raises:
+        InputError: the folder holds something else, another process is writing to it, or the disk is full.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, expected a folder for the index")
+    if (folder / MANIFEST).exists():
+        _check_format(folder / MANIFEST, read_json(folder / MANIFEST))
+    with explain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _only_writer(folder):
+        files = {"vectors": _write_array(folder, "vectors", stored.vectors)}
+        files["ids"] = _write_array(folder, "ids", stored.ids)
+        if stored.labels is not None:
+            files["labels"] = _write_array(folder, "labels", stored.labels)
+        if stored.names:
+            content = json.dumps(stored.names, ensure_ascii=False).encode()
+            files["names"] = _write_content(folder, "names", ".json", [content])
+        rows, dimensions = stored.vectors.shape
+        manifest = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "metric": stored.metric,
+            "rows": rows,
+            "dimensions": dimensions,
+            "model_hash": stored.model_hash,
+            "files": files,
+        }
+        write_json(folder / MANIFEST, manifest)
+        _sweep(folder, keep={entry["name"] for entry in files.values()})
+
+
+def read_index(folder: Path | str, *, verify: bool = False) -> Stored:
+    """Open the index in ``folder``; vectors are mapped, not read. ``verify`` also compares every file's hash.
+
+    Raises:
+        InputError: a file is missing, truncated, damaged or not of an index.
+    """
+    folder = Path(folder)
+    manifest = _read_manifest(folder)
+    try:
+        return _read_files(folder, manifest, verify)
+    except FileNotFoundError as error:
+        # A writer may have replaced the index between the reading of the manifest and of the files it names.
+        fresh = _read_manifest(folder)
+        if fresh == manifest:
+            raise InputError(f"{error.filename} is missing; build the index again") from None
+        return _read_files(folder, fresh, verify)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(f"{folder} holds no index: {MANIFEST} is missing")
+    manifest = read_json(path)
+    _check_format(path, manifest)
+    return manifest
+
+
+def _check_format(path: Path, manifest: Mapping[str, Any]) -> None:
+    if manifest.get("format") != _FORMAT:
+        raise InputError(f"{path} does not describe a nearfar index; choose another folder")
+    if manifest.get("version") != _VERSION:
+        raise InputError(
+            f"{path} has version {manifest.get('version')!r}, expected {_VERSION}; "
+            f"build the index again, or use the nearfar that wrote it"
+        )
+
+
+def _read_files(folder: Path, manifest: Mapping[str, Any], verify: bool) -> Stored:
+    path = folder / MANIFEST
+    rows, dimensions, files = (manifest.get(key) for key in ("rows", "dimensions", "files"))
+    model_hash, metric = manifest.get("model_hash"), manifest.get("metric")
+    whole = isinstance(rows, int) and isinstance(dimensions, int) and isinstance(metric, str)
+    if not (whole and isinstance(files, dict) and {"vectors", "ids"} <= set(files)):
+        raise InputError(f"{path} is damaged: it lacks rows, dimensions, metric or the names of the files")
+    if not (model_hash is None or isinstance(model_hash, str)):
+        raise InputError(f"{path} is damaged: model_hash is {model_hash!r}")
+    paths = {what: _check_file(folder, what, entry, verify) for what, entry in files.items()}
+    vectors = _read_array(paths["vectors"], np.float32, (rows, dimensions), mapped=True)
+    ids = _read_array(paths["ids"], np.int64, (rows,))
+    labels = _read_array(paths["labels"], None, (rows,)) if "labels" in paths else None
+    names = read_json(paths["names"]) if "names" in paths else {}
+    if not all(isinstance(given, list) and all(isinstance(name, str) for name in given) for given in names.values()):
+        raise InputError(f"{paths['names']} is damaged: expected lists of names")
+    return Stored(str(metric), vectors, ids, labels, model_hash, names)
+
+
+def _check_file(folder: Path, what: str, entry: Any, verify: bool) -> Path:
+    """Return the path of a file that the manifest names, once its size (and hash) agree."""
+    name = entry.get("name") if isinstance(entry, dict) else None
+    if not isinstance(name, str) or not _OWN_FILE.fullmatch(name) or not name.startswith(f"{what}-"):
+        raise InputError(f"{folder / MANIFEST} is damaged: {name!r} is no name for the file of the {what}")
+    path = folder / name
+    size = path.stat().st_size
+    if size != entry.get("bytes"):
+        raise InputError(f"{path} has {size:,} bytes, expected {entry.get('bytes')}; build the index again")
+    if verify and hash_file(path) != entry.get("sha256"):
+        raise InputError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}; build the index again")
+    return path
+
+
+def _read_array(
+    path: Path, dtype: npt.DTypeLike | None, shape: tuple[int, ...], *, mapped: bool = False
+) -> npt.NDArray[Any]:
+    try:
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path} is damaged: {error}; build the index again") from None
+    wrong_type = array.dtype != dtype if dtype is not None else array.dtype.kind not in "biufU"
+    if wrong_type or array.shape != shape or not array.flags.c_contiguous:
+        raise InputError(f"{path} holds {array.dtype} {array.shape}, expected {dtype or 'labels'} {shape}")
+    return array  # type: ignore[no-any-return]
+
+
+def _write_array(folder: Path, what: str, array: npt.NDArray[Any]) -> dict[str, Any]:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    step = max(1, _BLOCK // max(1, array.itemsize * int(np.prod(array.shape[1:]))))
+    parts = (np.ascontiguousarray(array[at : at + step]).tobytes() for at in range(0, len(array), step))
+    return _write_content(folder, what, ".npy", _chain(header.getvalue(), parts))
+
+
+def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
+
+
+def _write_content(folder: Path, what: str, suffix: str, parts: Iterator[bytes] | Sequence[bytes]) -> dict[str, Any]:
+    """Write a file called after its hash, and return what the manifest says of it."""
+    digest, size = hashlib.sha256(), 0
+    pending = folder / f"{what}-pending"
+    with write_atomic(pending) as file:
+        for part in parts:
+            file.write(part)
+            digest.update(part)
+            size += len(part)
+    name = f"{what}-{digest.hexdigest()[:16]}{suffix}"
+    os.replace(pending, folder / name)
+    return {"name": name, "bytes": size, "sha256": digest.hexdigest()}
+
+
+def _sweep(folder: Path, keep: set[str]) -> None:
+    """Remove the files of earlier states and of writers that were killed."""
+    for path in folder.iterdir():
+        if path.name in keep:
+            continue
+        left_over = re.fullmatch(r"\.?(vectors|ids|labels|names)-pending(\..*\.part)?", path.name)
+        if _OWN_FILE.fullmatch(path.name) or left_over:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+
+@contextlib.contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Hold the folder against other writers; the lock goes with the process, so that a crash leaves none behind."""
+    with explain_os_errors(folder):
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder} is being written by another process; try again when it is done") from None
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,385 @@
+"""The training loop, readable from top to bottom.
+
+Everything random in step ``s`` is a function of (seed, s), so a run that was interrupted ends in the same weights, bit for
+bit on the same processor, as one that was not. The loop knows batches, an encoder and a loss; never a formula.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nearfar.augment import Augment, normalize
+from nearfar.checkpoint import load_checkpoint, save_checkpoint
+from nearfar.data import ImageSet
+from nearfar.encoders import build_encoder
+from nearfar.errors import InputError, did_you_mean
+from nearfar.losses import LOSSES, Loss
+from nearfar.optim import build_optimizer, fastest_precision, learning_rate, update_average
+from nearfar.progress import Silent, Speed, Watcher, collapse_message, spread
+from nearfar.recipe import Recipe
+from nearfar.sampling import Batch, ClassBatches, Pairs, Sampler, Shuffle
+from nearfar.validate import validation_figures
+
+Made = TypeVar("Made")
+
+
+@dataclass
+class Fitted:
+    """What training leaves: the encoder in eval mode, on the processor, and how it went."""
+
+    encoder: nn.Module
+    history: list[dict[str, Any]]
+    seconds: float
+    images_per_second: float
+    precision: str
+
+
+@dataclass
+class Position:
+    """Where training stands; what a checkpoint holds besides tensors."""
+
+    epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    images: int = 0
+    seconds: float = 0.0
+    precision: str = "float32"
+    warned: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def fit(
+    recipe: Recipe,
+    train: ImageSet,
+    validation: ImageSet | None = None,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
+    watcher: Watcher | None = None,
+) -> Fitted:
+    """Train an encoder as ``recipe`` says.
+
+    Args:
+        recipe: what to do.
+        train: the images to learn from, with labels.
+        validation: images for the figures of every epoch; never learned from.
+        seed: everything random follows from it.
+        device: where to compute, as PyTorch names it.
+        checkpoint: the file that the training state goes to after every epoch, every `train.checkpoint_seconds`, and on
+            Ctrl-C or SIGTERM; None: no checkpoints.
+        resume: go on from ``checkpoint``; from the beginning when there is none yet.
+        on_epoch: is given the history, one row an epoch, after every epoch.
+        watcher: who is told how it goes.
+
+    Raises:
+        InputError: the recipe does not fit the data, or the loss stopped being a finite number.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the checkpoint was written.
+    """
+    watcher = watcher or Silent()
+    started = time.perf_counter()
+    labels, classes = training_labels(train)
+    sampler = build_sampler(recipe, labels, seed=seed, names=[train.classes[number] for number in classes])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix(seed, 0))
+        encoder = build_encoder_for(recipe, train.channels, train.size).to(device)
+        loss = build_loss(recipe, encoder, train, classes=len(classes)).to(device)
+    augment = build("augment", Augment, recipe.augment)
+    optimizer = build_optimizer(recipe.train, [*encoder.parameters(), *loss.parameters()])
+    average = copy.deepcopy(encoder) if recipe.train.average else None
+    modules = {"encoder": encoder, "loss": loss} | ({"average": average} if average is not None else {})
+    mean, std = recipe.data.mean, recipe.data.std
+
+    position = Position(precision=recipe.train.precision)
+    if resume and checkpoint is not None and checkpoint.exists():
+        position = Position(**load_checkpoint(checkpoint, modules, optimizer))
+    elif position.precision == "auto":
+        position.precision = fastest_precision(
+            encoder, normalize(_first_batch(recipe, train).to(device), mean, std, channels_last=True)
+        )
+    before, saved, here = position.seconds, time.perf_counter(), 0
+    generator = torch.Generator()
+    total = torch.tensor(position.loss_sum, dtype=torch.float64, device=device)
+    epochs, steps = recipe.train.epochs, len(sampler.epoch(0))
+
+    def elapsed() -> float:
+        return before + time.perf_counter() - started
+
+    def save() -> None:
+        if checkpoint is not None:
+            position.loss_sum, position.seconds = float(total), elapsed()
+            save_checkpoint(checkpoint, modules, optimizer, vars(position))
+
+    def embed(batch: Batch) -> Tensor:
+        chosen = batch.rows if batch.partners is None else np.concatenate([batch.rows, batch.partners])
+        pixels = augment(torch.from_numpy(train.images[chosen]), generator).to(device)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=position.precision == "bfloat16"):
+            z: Tensor = encoder(normalize(pixels, mean, std, channels_last=True))
+        return z.float()
+
+    def compare(z: Tensor, batch: Batch) -> Tensor:
+        if batch.partners is None or batch.same is None:
+            value: Tensor = loss(z, torch.from_numpy(labels[batch.rows]).to(device))
+        else:
+            a, b = z.chunk(2)
+            value = loss.pairs(a, b, torch.from_numpy(batch.same).to(device))  # type: ignore[operator]
+        return value
+
+    with torch.random.fork_rng(devices=[]), deferred_interrupts() as interrupted:
+        for epoch in range(position.epoch, epochs):
+            plan = sampler.epoch(epoch)
+            encoder.train()
+            shown, speed = time.perf_counter(), Speed()
+            for number in range(position.batch, steps):
+                step = epoch * steps + number
+                torch.manual_seed(mix(seed, 2 * step + 1))
+                generator.manual_seed(mix(seed, 2 * step + 2))
+                rate = learning_rate(recipe.train, epoch, step, steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+
+                batch = plan.batch(number)
+                with _where(epoch, step, checkpoint):
+                    z = embed(batch)
+                    value = compare(z, batch)
+                    optimizer.zero_grad()
+                    value.backward()
+                if recipe.train.clip:
+                    nn.utils.clip_grad_norm_(encoder.parameters(), recipe.train.clip)
+                optimizer.step()
+                if average is not None:
+                    update_average(average, encoder, min(recipe.train.average, (1 + step) / (10 + step)))
+
+                total += value.detach().double() * len(batch.rows)
+                position.batch, position.images, here = number + 1, position.images + len(batch.rows), here + 1
+                speed.add(len(z))
+                now = time.perf_counter()
+                if now - shown > 0.2:
+                    shown = now
+                    mean_loss = _finite(float(total) / position.images, epoch, step, recipe, checkpoint)
+                    left = (now - started) / here * (epochs * steps - step - 1)
+                    watcher.step(epoch + 1, epochs, number + 1, steps, mean_loss, speed.value(), left)
+                if interrupted():
+                    save()
+                    raise KeyboardInterrupt
+                if now - saved > recipe.train.checkpoint_seconds:
+                    save()
+                    saved = time.perf_counter()
+
+            mean_loss = _finite(float(total) / max(1, position.images), epoch, step, recipe, checkpoint)
+            if not position.warned and (message := collapse_message(z.detach(), epoch + 1)):
+                position.warned = True
+                watcher.warn(message)
+            row: dict[str, Any] = {
+                "epoch": epoch + 1,
+                "loss": mean_loss,
+                "learning_rate": rate,
+                "spread": spread(z.detach()),
+                "images_per_second": round(speed.value(), 1),
+            }
+            if validation is not None:
+                row["validation"] = validation_figures(
+                    average if average is not None else encoder, loss, recipe, validation, classes, device=device
+                )
+            row["seconds"] = round(elapsed(), 3)
+            position.history.append(row)
+            position.epoch, position.batch, position.images = epoch + 1, 0, 0
+            total.zero_()
+            watcher.epoch(row, epochs)
+            if on_epoch is not None:
+                on_epoch(position.history)
+            save()
+            saved = time.perf_counter()
+
+    final = average if average is not None else encoder
+    speeds = [row["images_per_second"] for row in position.history]
+    return Fitted(final.cpu().eval(), position.history, elapsed(), float(np.median(speeds)), position.precision)
+
+
+def check(recipe: Recipe, train: ImageSet, *, seed: int) -> None:
+    """Build everything that training needs once, so that what does not fit is said before anything is written.
+
+    Raises:
+        InputError: the recipe does not fit the images.
+    """
+    labels, classes = training_labels(train)
+    build_sampler(recipe, labels, seed=seed, names=[train.classes[number] for number in classes])
+    with torch.random.fork_rng(devices=[]):
+        encoder = build_encoder_for(recipe, train.channels, train.size)
+        build_loss(recipe, encoder, train, classes=len(classes))
+    build("augment", Augment, recipe.augment)
+    normalize(_first_batch(recipe, train)[:1], recipe.data.mean, recipe.data.std)
+
+
+def training_labels(train: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+    """Labels numbered without gaps, [N] int64 with -1 for images without one, and the class number behind each, [P].
+
+    Raises:
+        InputError: there are no labels, or all images are of one class.
+    """
+    if train.labels is None:
+        raise InputError(
+            f"{train.name} has no labels, which this recipe learns from; put the images of every class in a sub-folder "
+            "of its own, or add a label column"
+        )
+    classes, numbers = np.unique(train.labels[train.labels >= 0], return_inverse=True)
+    if len(classes) < 2:
+        found = train.classes[classes[0]] if len(classes) else "none"
+        raise InputError(f"{train.name} has one class only ({found!r}); near and far need images of at least two classes")
+    labels = np.full(len(train), -1, dtype=np.int64)
+    labels[train.labels >= 0] = numbers
+    return labels, classes
+
+
+def build_encoder_for(recipe: Recipe, channels: int, size: tuple[int, int]) -> nn.Module:
+    """The recipe's encoder for images of this shape, in the memory layout that convolutions like."""
+    encoder: nn.Module = build_encoder(recipe.encoder.kind, channels=channels, size=size, **recipe.encoder.params)
+    return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def output_dim(encoder: nn.Module, images: ImageSet) -> int:
+    """D, the width of the encoder's output for images of this shape."""
+    training = encoder.training
+    with torch.no_grad():
+        z = encoder.eval()(torch.zeros(1, images.channels, *images.size, device=next(encoder.parameters()).device))
+    encoder.train(training)
+    return int(z.shape[1])
+
+
+def build_loss(recipe: Recipe, encoder: nn.Module, train: ImageSet, *, classes: int) -> Loss:
+    """The recipe's loss, checked against its sampling and its encoder.
+
+    Raises:
+        InputError: the loss is unknown, its arguments do not fit, or it cannot work on the recipe's batches or outputs.
+    """
+    kind = recipe.loss.kind
+    if kind not in LOSSES:
+        raise InputError(f"unknown loss {kind!r}{did_you_mean(kind, LOSSES)}")
+    home = LOSSES[kind]
+    dim = output_dim(encoder, train)
+    params = dict(recipe.loss.params)
+    if home.needs_classes:
+        params |= {"classes": classes, "dim": dim}
+    if recipe.sampling.kind == "pairs" and not home.takes_pairs:
+        able = [name for name, one in LOSSES.items() if one.takes_pairs]
+        raise InputError(
+            f"the loss {kind!r} compares all images of a batch, not given pairs; set sampling.kind to shuffle or "
+            f"class-batches, or take one of {', '.join(able)}"
+        )
+    if home.scores and dim < classes:
+        raise InputError(
+            f"the loss {kind!r} needs one output per class: the encoder has {dim}, the data {classes} classes; "
+            f"set encoder.dim={classes}"
+        )
+    if home.needs_unit_rows and not recipe.encoder.params.get("normalize", True):
+        raise InputError(f"the loss {kind!r} needs rows of unit length; set encoder.normalize=true")
+    return build(f"loss {kind!r}", home, params)
+
+
+def build(name: str, home: Callable[..., Made], params: Mapping[str, Any]) -> Made:
+    """``home(**params)``, with unknown and missing arguments named in one line.
+
+    Raises:
+        InputError: an argument is unknown or missing, or ``home`` refuses a value.
+    """
+    known = inspect.signature(home).parameters
+    for key in params:
+        if key not in known:
+            raise InputError(f"{name} has no argument {key!r}{did_you_mean(key, known)}")
+    missing = [key for key, one in known.items() if one.default is one.empty and key not in params]
+    if missing:
+        raise InputError(f"{name} needs the argument {missing[0]!r}")
+    return home(**{key: tuple(value) if isinstance(value, list) else value for key, value in params.items()})
+
+
+def build_sampler(recipe: Recipe, labels: np.ndarray, *, seed: int, names: list[str] | None = None) -> Sampler:
+    """The recipe's sampler; ``labels`` [N] int64, -1 for images without a class, which take no part."""
+    section = recipe.sampling
+    if section.kind == "shuffle":
+        rows = np.flatnonzero(labels >= 0)
+        return Shuffle(rows, batch_size=min(section.batch_size, len(rows)), seed=seed, drop_last=section.drop_last)
+    if section.kind == "pairs":
+        return Pairs(
+            labels,
+            batch_size=section.batch_size,
+            seed=seed,
+            partner=section.partner,
+            pairing=section.pairing,
+            names=names,
+        )
+    present = len(np.unique(labels[labels >= 0]))
+    return ClassBatches(labels, classes=min(section.classes, present), per_class=section.per_class, seed=seed, names=names)
+
+
+def mix(seed: int, number: int) -> int:
+    """A seed for the ``number``-th random event of a run, spread over 63 bits (SplitMix64; Steele, Lea, Flood 2014)."""
+    value = (seed * 0x9E3779B97F4A7C15 + (number + 1) * 0xD1B54A32D192ED03) & 0xFFFFFFFFFFFFFFFF
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return (value ^ (value >> 31)) >> 1
+
+
+@contextlib.contextmanager
+def deferred_interrupts() -> Iterator[Callable[[], bool]]:
+    """Hold back Ctrl-C and SIGTERM until the loop asks, so that a checkpoint never holds half a step.
+
+    A second Ctrl-C interrupts at once. Outside the main thread, where Python allows no handlers, nothing is held back.
+    """
+    arrived = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal arrived
+        if arrived:
+            raise KeyboardInterrupt
+        arrived = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    earlier = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: arrived
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _where(epoch: int, step: int, checkpoint: Path | None) -> Iterator[None]:
+    """Say in which step a loss refused the embeddings, most often because they are no longer finite."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"training stopped in epoch {epoch + 1}, step {step + 1}: {error}{_kept(checkpoint)}") from error
+
+
+def _finite(loss: float, epoch: int, step: int, recipe: Recipe, checkpoint: Path | None) -> float:
+    if np.isfinite(loss):
+        return loss
+    raise InputError(
+        f"the loss became {loss} by epoch {epoch + 1}, step {step + 1}; try train.learning_rate="
+        f"{recipe.train.learning_rate / 10:g}, train.clip=1, or train.precision=float32{_kept(checkpoint)}"
+    )
+
+
+def _kept(checkpoint: Path | None) -> str:
+    return f"; the last whole checkpoint is {checkpoint}" if checkpoint is not None and checkpoint.exists() else ""
+
+
+def _first_batch(recipe: Recipe, train: ImageSet) -> Tensor:
+    return torch.from_numpy(train.images[np.arange(min(len(train), recipe.sampling.batch_size))])

@@ -1,0 +1,101 @@
+"""What is measured on held-out images after every epoch: the loss, the votes of neighbours, pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nearfar.classify import similarities, winners
+from nearfar.data import ImageSet
+from nearfar.errors import InputError
+from nearfar.inference import embed
+from nearfar.losses import Loss
+from nearfar.recipe import Recipe
+from nearfar.sampling import Pairs, Shuffle
+from nearfar.search import NeighborIndex
+
+SEED = 0  # the same pairs and batches in every epoch, so that figures of epochs can be compared
+
+
+@torch.no_grad()
+def validation_figures(
+    encoder: nn.Module, loss: Loss, recipe: Recipe, validation: ImageSet, classes: np.ndarray, *, device: str
+) -> dict[str, Any]:
+    """Figures on images that are not learned from.
+
+    Args:
+        encoder: what is being trained; its mode is put back.
+        loss: the training loss, on batches of the training's size.
+        recipe: says how pairs are made and who votes.
+        validation: the images, with labels.
+        classes: the class numbers that training knows, [P]; images of others are left out.
+        device: where to compute.
+
+    Returns:
+        loss; knn_accuracy, where every image is left out of its own search; for pairs with a threshold, pair_accuracy.
+
+    Raises:
+        InputError: no validation image is of a class that training knows.
+    """
+    labels = validation.require_labels()
+    known = np.flatnonzero(np.isin(labels, classes))
+    if len(known) < 2:
+        raise InputError("fewer than two validation images are of classes in the training images; hold out more of them")
+    numbers = np.searchsorted(classes, labels[known])
+    z = embed(encoder, validation.subset(known), recipe.data, device=device)
+    figures: dict[str, Any] = {"loss": None}
+    points, targets = torch.from_numpy(z).to(device), torch.from_numpy(numbers).to(device)
+    training = loss.training
+    loss.eval()
+    total = count = 0.0
+    if recipe.sampling.kind == "pairs":
+        pairs = _pairs(numbers, recipe)
+        if pairs is not None:
+            total, count = _pair_loss(loss, points, pairs)
+            threshold = recipe.evaluate.threshold
+            if threshold is not None:
+                distance = np.linalg.norm(z[pairs.rows] - z[pairs.partners], axis=1)
+                figures["pair_accuracy"] = float(((distance < threshold) == pairs.same).mean())
+    else:
+        size = recipe.sampling.batch_size
+        if recipe.sampling.kind == "class-batches":
+            size = recipe.sampling.classes * recipe.sampling.per_class
+        plan = Shuffle(np.arange(len(z)), batch_size=min(size, len(z)), seed=SEED).epoch(0)
+        for number in range(len(plan)):
+            rows = torch.from_numpy(plan.batch(number).rows).to(device)
+            total += float(loss(points[rows], targets[rows])) * len(rows)
+            count += len(rows)
+    loss.train(training)
+    if count:
+        figures["loss"] = total / count
+    figures["knn_accuracy"] = _knn_accuracy(z, numbers, recipe)
+    return figures
+
+
+def _pairs(numbers: np.ndarray, recipe: Recipe) -> Any:
+    """All validation pairs of one epoch as one batch; None where classes are too small to make any."""
+    counts = np.bincount(numbers)
+    usable = np.where(counts[numbers] > 1, numbers, -1)
+    if len(np.unique(usable[usable >= 0])) < 2:
+        return None
+    plan = Pairs(usable, batch_size=1, seed=SEED, partner="fixed", pairing=recipe.sampling.pairing).epoch(0)
+    return dataclasses.replace(plan, batch_size=len(plan.rows)).batch(0)
+
+
+def _pair_loss(loss: Loss, points: torch.Tensor, pairs: Any) -> tuple[float, float]:
+    a, b = (points[torch.from_numpy(rows).to(points.device)] for rows in (pairs.rows, pairs.partners))
+    value = loss.pairs(a, b, torch.from_numpy(pairs.same).to(points.device))  # type: ignore[operator]
+    return float(value) * len(pairs.rows), float(len(pairs.rows))
+
+
+def _knn_accuracy(z: np.ndarray, numbers: np.ndarray, recipe: Recipe) -> float:
+    metric = recipe.evaluate.metric
+    index = NeighborIndex(metric=metric).fit(z)
+    own = np.arange(len(z))
+    scores, rows = index.search_rows(z, min(recipe.evaluate.k, len(z) - 1), exclude=own)
+    voted = winners(numbers[rows], similarities(scores, metric), recipe.evaluate.vote)
+    return float((voted == numbers).mean())

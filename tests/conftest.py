@@ -1,0 +1,32 @@
+"""What every test may ask for; one thread a process, so that parallel tests do not fight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from samples import shapes
+
+from nearfar.data import ImageSet
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def small() -> ImageSet:
+    return shapes(120)
+
+
+@pytest.fixture
+def folder_of_images(tmp_path: Path) -> Path:
+    """Three classes in train/ and test/ sub-folders, 60 and 24 images of 16 x 16 in colour."""
+    for split, seed, count in (("train", 1, 60), ("test", 2, 24)):
+        images = shapes(count, size=16, channels=3, seed=seed)
+        for row, label in enumerate(images.require_labels()):
+            target = tmp_path / "images" / split / images.classes[label] / f"{row:03d}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.moveaxis(images.images[row], 0, 2)).save(target)
+    return tmp_path / "images"

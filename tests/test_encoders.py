@@ -1,0 +1,387 @@
+"""One suite over all encoders, and the numbers of the reference systems in closed form."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nearfar.encoders import (
+    ENCODERS,
+    MLP,
+    Conv2,
+    Conv3,
+    Conv5,
+    Encoder,
+    ResidualMLP,
+    SmallResNet,
+    UnitNorm,
+    build_encoder,
+    format_summary,
+    fuse,
+    summary,
+)
+from nearfar.errors import InputError
+
+# Small versions of every encoder, and forms of them that take other ways through the code.
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("conv5", {"filters": (4, 6), "hidden": 10, "dim": 5}),
+    ("mlp", {"hidden": (12, 6)}),
+    ("conv2", {"filters": (6, 6, 4), "dim": 5}),
+    ("conv3", {"filters": (3, 4)}),
+    ("residual-mlp", {"width": 12, "blocks": 2, "dim": 5}),
+    ("residual-mlp", {"width": 12, "blocks": (12, 8, 8), "dim": 5}),
+    ("resnet", {"widths": (4, 6, 8), "dim": 5}),
+    ("resnet", {"widths": (4, 6), "blocks": (1, 2), "dim": 5, "pool": "average", "dropout": 0.2}),
+]
+IDS = [f"{kind}-{i}" for i, (kind, _) in enumerate(VARIANTS)]
+each = pytest.mark.parametrize(("kind", "params"), VARIANTS, ids=IDS)
+
+
+def build(kind: str, params: dict[str, Any], *, channels: int = 1, size: tuple[int, int] = (28, 28), **more: Any) -> Encoder:
+    torch.manual_seed(0)
+    return build_encoder(kind, channels=channels, size=size, **params, **more)
+
+
+def images(batch: int = 6, channels: int = 1, size: tuple[int, int] = (28, 28), seed: int = 0) -> Tensor:
+    return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def stir(encoder: nn.Module) -> nn.Module:
+    """Give batch norms statistics and weights that are not the neutral ones they start from."""
+    generator = torch.Generator().manual_seed(1)
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.running_var):
+                tensor.uniform_(0.5, 2, generator=generator)
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.uniform_(-1, 1, generator=generator)
+            module.weight.data[0] *= -1
+    return encoder
+
+
+# ---- every encoder
+
+
+@each
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(28, 28), (32, 32), (64, 64), (29, 35)])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_shapes_and_lengths(kind: str, params: dict[str, Any], channels: int, size: tuple[int, int], normalize: bool) -> None:
+    encoder = build(kind, params, channels=channels, size=size, normalize=normalize)
+    z = encoder(images(channels=channels, size=size))
+    assert z.shape == (6, params.get("dim", {"mlp": 2, "conv3": 10}.get(kind)))
+    assert z.dtype == torch.float32
+    assert encoder.normalize is normalize
+    lengths = z.norm(dim=1)
+    assert torch.allclose(lengths, torch.ones(6), atol=1e-6) is normalize
+
+
+@each
+def test_gradients_reach_every_parameter(kind: str, params: dict[str, Any]) -> None:
+    encoder = build(kind, params)
+    encoder(images(batch=16)).mul(torch.randn(16, 1)).sum().backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        # A bias before a batch norm moves nothing, up to rounding; it has a gradient all the same.
+        assert parameter.grad.abs().max() > 0, name
+
+
+@each
+def test_in_eval_mode_an_image_is_embedded_alike_always_and_in_any_company(kind: str, params: dict[str, Any]) -> None:
+    encoder = stir(build(kind, params)).eval()
+    x = images(batch=8)
+    with torch.no_grad():
+        z = encoder(x)
+        torch.testing.assert_close(encoder(x), z, atol=0, rtol=0)
+        torch.testing.assert_close(encoder(x[2:5]), z[2:5], atol=1e-6, rtol=1e-5)
+        order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(encoder(x[order]), z[order], atol=1e-6, rtol=1e-5)
+
+
+@each
+def test_weights_go_through_a_file(kind: str, params: dict[str, Any], tmp_path: Path) -> None:
+    encoder = stir(build(kind, params)).eval()
+    save_file(encoder.state_dict(), tmp_path / "model.safetensors")
+    torch.manual_seed(99)
+    other = build_encoder(kind, channels=1, size=(28, 28), **params).eval()
+    assert not torch.equal(other(images()), encoder(images()))
+    other.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert torch.equal(other(images()), encoder(images()))
+
+
+@each
+@pytest.mark.parametrize("training", [True, False])
+def test_the_memory_layout_changes_nothing(kind: str, params: dict[str, Any], training: bool) -> None:
+    params = {**params, **({"dropout": 0.0} if kind in ("conv5", "conv2", "resnet") else {})}
+    encoder = stir(build(kind, params, channels=3, normalize=False)).train(training).double()
+    last = copy.deepcopy(encoder).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = images(channels=3).double()
+    one, other = encoder(x), last(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
+    one.square().sum().backward()
+    other.square().sum().backward()
+    for a, b in zip(encoder.parameters(), last.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-8, rtol=1e-8)
+
+
+@each
+@pytest.mark.parametrize("normalize", [True, False])
+def test_bfloat16_arithmetic_ends_in_float32(kind: str, params: dict[str, Any], normalize: bool) -> None:
+    encoder = build(kind, params, normalize=normalize).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        z = encoder(images())
+    assert z.dtype == torch.float32
+    torch.testing.assert_close(z, encoder(images()), atol=0.05, rtol=0.05)
+    if normalize:
+        torch.testing.assert_close(z.norm(dim=1), torch.ones(6), atol=1e-6, rtol=0)
+    z.square().mul(torch.arange(6)[:, None]).sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in encoder.parameters())
+
+
+@each
+def test_fused_encoders_embed_alike(kind: str, params: dict[str, Any]) -> None:
+    encoder = stir(build(kind, params, normalize=False)).train()
+    before = copy.deepcopy(encoder.state_dict())
+    fused = fuse(encoder)
+    torch.testing.assert_close(fused(images()), copy.deepcopy(encoder).eval()(images()), atol=1e-5, rtol=1e-5)
+    assert encoder.training
+    assert not fused.training
+    assert not any(p.requires_grad for p in fused.parameters())
+    assert not any(isinstance(module, nn.Dropout) for module in fused.modules())
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(p.requires_grad for p in encoder.parameters())
+
+
+@each
+def test_the_summary_tells_what_is_there(kind: str, params: dict[str, Any]) -> None:
+    encoder = build(kind, params)
+    encoder.net.eval()
+    before = copy.deepcopy(encoder.state_dict())
+    rows = summary(encoder, (1, 28, 28))
+    assert sum(row.parameters for row in rows) == sum(p.numel() for p in encoder.parameters())
+    assert rows[-1].shape == tuple(encoder(images())[0].shape)
+    assert encoder.training
+    assert not encoder.net.training
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    assert not any(module._forward_hooks for module in encoder.modules())
+
+
+# ---- unit length
+
+
+def test_a_zero_row_stays_finite() -> None:
+    z = torch.zeros(2, 3, requires_grad=True)
+    with torch.no_grad():
+        z[1] = torch.tensor([3.0, 0.0, 4.0])
+    out = UnitNorm()(z)
+    torch.testing.assert_close(out, torch.tensor([[0.0, 0.0, 0.0], [0.6, 0.0, 0.8]]))
+    out.sum().backward()
+    assert z.grad is not None
+    assert torch.isfinite(z.grad).all()
+
+
+@pytest.mark.parametrize("length", [1e-5, 1.0, 1e15])
+def test_unit_length_of_long_and_short_rows(length: float) -> None:
+    z = torch.tensor([[3.0, 4.0]]) * length
+    torch.testing.assert_close(UnitNorm()(z), torch.tensor([[0.6, 0.8]]))
+
+
+def test_unit_length_has_the_right_gradient() -> None:
+    z = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(UnitNorm(), (z,))
+
+
+# ---- the numbers of the reference systems
+
+
+def conv(inputs: int, outputs: int, kernel: int) -> int:
+    return inputs * outputs * kernel**2 + outputs
+
+
+def linear(inputs: int, outputs: int) -> int:
+    return (inputs + 1) * outputs
+
+
+@pytest.mark.parametrize(
+    ("encoder", "parameters", "dim"),
+    [
+        (Conv5(), conv(1, 32, 5) + 2 * 32 + conv(32, 64, 5) + 2 * 64 + linear(1024, 512) + linear(512, 64), 64),
+        (MLP(), linear(784, 256) + linear(256, 128) + linear(128, 32) + linear(32, 2), 2),
+        (Conv2(), conv(1, 128, 2) + conv(128, 128, 2) + conv(128, 64, 2) + linear(64, 128), 128),
+        (
+            Conv3(),
+            conv(1, 8, 3) + conv(8, 8, 3) + conv(8, 16, 3) + conv(16, 16, 3) + 2 * (8 + 8 + 16 + 16)
+            + conv(16, 1, 3) + linear(49, 49) + linear(49, 10),
+            10,
+        ),
+        (ResidualMLP(), linear(784, 256) + 4 * 2 * (2 * 256 + linear(256, 256)) + linear(256, 128), 128),
+        (
+            ResidualMLP(width=20, blocks=(20, 30)),
+            linear(784, 20) + 2 * (2 * 20 + linear(20, 20))
+            + 2 * 20 + linear(20, 30) + 2 * 30 + linear(30, 30) + linear(20, 30) + linear(30, 128),
+            128,
+        ),
+        (
+            SmallResNet(channels=3, size=(64, 64)),
+            3 * 32 * 25 + 2 * 32
+            + 32 * 64 * 9 + 2 * 64 + 2 * (64 * 64 * 9 + 2 * 64)
+            + 64 * 128 * 9 + 2 * 128 + 2 * (128 * 128 * 9 + 2 * 128) + linear(128, 64),
+            64,
+        ),
+    ],
+    ids=["A", "B", "C", "D", "E", "E-bypass", "resnet"],
+)  # fmt: skip
+def test_parameters_in_closed_form(encoder: nn.Module, parameters: int, dim: int) -> None:
+    assert sum(p.numel() for p in encoder.parameters()) == parameters
+    x = images(batch=2, channels=3, size=(64, 64)) if isinstance(encoder, SmallResNet) else images(batch=2)
+    assert encoder.eval()(x).shape == (2, dim)
+
+
+def kinds(encoder: nn.Module) -> list[str]:
+    return [row.layer.split()[1] for row in summary(encoder, (1, 28, 28))]
+
+
+def test_layers_stand_in_the_order_of_the_systems() -> None:
+    block = ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d", "Dropout"]
+    assert kinds(Conv5()) == [*block, *block, "Flatten", "Linear", "ReLU", "Dropout", "Linear"]
+    assert kinds(MLP()) == ["Flatten", *["Linear", "ReLU"] * 3, "Linear"]
+    assert kinds(Conv2()) == [*["Conv2d", "ReLU", "MaxPool2d", "Dropout"] * 3, "AdaptiveAvgPool2d", "Flatten", "Linear"]
+    pair = ["Conv2d", "ReLU", "BatchNorm2d"] * 2
+    assert kinds(Conv3()) == [*pair, "MaxPool2d", *pair, "MaxPool2d", "Conv2d", "ReLU", "Flatten", "Linear", "Linear"]
+    norm = ["LayerNorm", "LeakyReLU", "Linear"]
+    assert kinds(ResidualMLP()) == ["Flatten", "Linear", *norm * 8, "Linear"]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "rates"), [(Conv5(), {0.3}), (Conv2(), {0.4}), (SmallResNet(), {0.0}), (Conv5(dropout=0.1), {0.1})]
+)
+def test_dropout_rates(encoder: nn.Module, rates: set[float]) -> None:
+    assert {module.p for module in encoder.modules() if isinstance(module, nn.Dropout)} == rates
+
+
+def test_a_pre_norm_block_by_hand() -> None:
+    net = ResidualMLP(width=6, blocks=(6, 4), slope=0.2).double()
+    for i, h in enumerate((torch.randn(3, 6).double(), torch.randn(3, 6).double())):
+        block: Any = net.blocks[i]
+        wanted = h
+        for norm, line in ((block.branch[0], block.branch[2]), (block.branch[3], block.branch[5])):
+            wanted = (wanted - wanted.mean(1, keepdim=True)) / (wanted.var(1, keepdim=True, correction=0) + norm.eps).sqrt()
+            wanted = torch.where(wanted > 0, wanted, 0.2 * wanted) @ line.weight.T + line.bias
+        bypass = h if i == 0 else h @ block.bypass.weight.T + block.bypass.bias
+        torch.testing.assert_close(block(h), bypass + wanted)
+
+
+def test_a_residual_block_adds_to_what_comes_in() -> None:
+    net = SmallResNet(widths=(4, 6), blocks=(1, 0))
+    block: Any = net.features[3]
+    x = torch.randn(2, 4, 5, 5)
+    with torch.no_grad():
+        block.branch[4].weight.zero_()
+        block.branch[4].bias.fill_(-1)
+    assert torch.equal(block(x), x)
+
+
+# ---- what is folded
+
+
+@pytest.mark.parametrize(
+    ("encoder", "left"), [(Conv5(), 0), (Conv3(), 4), (SmallResNet(), 2), (SmallResNet(blocks=(2, 1, 0)), 2)]
+)
+def test_batch_norms_behind_a_convolution_are_folded_and_others_left(encoder: nn.Module, left: int) -> None:
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in fuse(encoder).modules()) == left
+
+
+def test_fusing_works_where_no_gradients_are_kept() -> None:
+    with torch.inference_mode():
+        fused = fuse(SmallResNet())
+        assert torch.isfinite(fused(images())).all()
+
+
+def test_a_fused_encoder_can_be_fused_again() -> None:
+    fused = fuse(stir(SmallResNet(widths=(4, 6))))
+    torch.testing.assert_close(fuse(fused)(images()), fused(images()))
+
+
+# ---- summary
+
+
+def test_the_table_of_system_c() -> None:
+    table = format_summary(summary(build("conv2", {}, normalize=False), (1, 28, 28)), (1, 28, 28))
+    lines = table.splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[0].split() == ["layer", "output", "shape", "parameters"]
+    assert lines[2].split() == ["input", "1", "x", "28", "x", "28", "0"]
+    assert lines[3].split() == ["net.features.0", "Conv2d", "128", "x", "27", "x", "27", "640"]
+    assert lines[-1].split() == ["total", f"{conv(1, 128, 2) + conv(128, 128, 2) + conv(128, 64, 2) + linear(64, 128):,}"]
+
+
+def test_a_summary_of_the_wrong_shape() -> None:
+    encoder = build("mlp", {})
+    with pytest.raises(InputError, match=r"the encoder does not take images of shape \(3, 28, 28\)"):
+        summary(encoder, (3, 28, 28))
+    assert encoder.training
+    assert not any(module._forward_hooks for module in encoder.modules())
+
+
+# ---- wrong arguments
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "message"),
+    [
+        ("resnt", {}, "there is no encoder 'resnt'; did you mean 'resnet'"),
+        ("resnet", {"width": (8,)}, "encoder 'resnet' has no parameter 'width'; did you mean 'widths'"),
+        ("mlp", {"dropout": 0.1}, "encoder 'mlp' has no parameter 'dropout'; known are dim, hidden"),
+        ("mlp", {"dim": 0}, "encoder.dim is 0; expected a whole number of at least 1"),
+        ("mlp", {"hidden": ()}, r"encoder.hidden is \(\); expected a list of positive whole numbers"),
+        ("mlp", {"hidden": "256"}, "encoder.hidden is '256'"),
+        ("mlp", {"hidden": 256}, "encoder.hidden is 256"),
+        ("mlp", {"normalize": "yes"}, "encoder.normalize is 'yes'; expected true or false"),
+        ("conv5", {"filters": (8,)}, r"encoder.filters is \(8,\); expected 2 positive whole numbers"),
+        ("conv5", {"hidden": 2.5}, "encoder.hidden is 2.5"),
+        ("conv5", {"dropout": 1.0}, "encoder.dropout is 1.0; expected a number from 0 to below 1"),
+        ("conv2", {"kernel": 0}, "encoder.kernel is 0"),
+        ("conv2", {"filters": (8, True)}, "encoder.filters is"),
+        ("residual-mlp", {"blocks": 0}, "encoder.blocks is 0"),
+        ("residual-mlp", {"blocks": [8, 0]}, r"encoder.blocks is \[8, 0\]"),
+        ("residual-mlp", {"slope": -0.1}, "encoder.slope is -0.1"),
+        ("resnet", {"blocks": (1, 1)}, r"encoder.blocks is \(1, 1\); expected a whole number or 3 of them"),
+        ("resnet", {"blocks": "2"}, "encoder.blocks is '2'"),
+        ("resnet", {"blocks": -1}, "encoder.blocks is -1; expected a whole number of at least 0"),
+        ("resnet", {"pool": "mean"}, "encoder.pool is 'mean'; expected 'max' or 'average'"),
+    ],
+)
+def test_wrong_parameters(kind: str, params: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        build(kind, params)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_wrong_images(kind: str) -> None:
+    with pytest.raises(InputError, match="encoder.channels is 0"):
+        build(kind, {}, channels=0)
+    with pytest.raises(InputError, match=r"encoder.size is \(28,\)"):
+        build(kind, {}, size=(28,))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("kind", "least"), [("conv5", 16), ("conv2", 15), ("conv3", 4), ("resnet", 8)])
+def test_too_small_images_are_told_the_least_size(kind: str, least: int) -> None:
+    small = {"filters": (2, 2)} if kind in ("conv5", "conv3") else {}
+    z = build(kind, small, size=(least, least)).eval()(images(size=(least, least)))
+    assert torch.isfinite(z).all()
+    with pytest.raises(InputError, match=f"images of {least - 1} x 40 pixels are too small.*at least {least} x {least}"):
+        build(kind, small, size=(least - 1, 40))
+
+
+def test_lists_as_a_recipe_file_gives_them() -> None:
+    encoder = build("conv5", {"filters": [4, 6], "hidden": 8}, size=[28, 28])  # type: ignore[arg-type]
+    assert encoder(images()).shape == (6, 64)
