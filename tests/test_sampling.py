@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from typing import Any
 
@@ -201,7 +203,7 @@ def test_pairs_hold_for_any_labels(values: list[int], seed: int) -> None:
     labels = np.array(values)
     counts = Counter(values)
     if len(counts) < 2 or 1 in counts.values():
-        with pytest.raises(InputError, match="one class only|one image only"):
+        with pytest.raises(InputError, match=r"one class only|one image only"):
             Pairs(labels, batch_size=8, seed=seed)
         return
     for pairing in ("half", "both"):
@@ -211,9 +213,9 @@ def test_pairs_hold_for_any_labels(values: list[int], seed: int) -> None:
 
 
 def test_a_class_of_one_image_is_named() -> None:
-    with pytest.raises(InputError, match="^class 3 has one image only.*remove the class"):
+    with pytest.raises(InputError, match=r"^class 3 has one image only.*remove the class"):
         Pairs([0, 0, 1, 1, 3], batch_size=2, seed=0)
-    with pytest.raises(InputError, match="^class 'dog' and 1 more have one image only"):
+    with pytest.raises(InputError, match=r"^class 'dog' and 1 more have one image only"):
         Pairs([0, 0, 1, 2], batch_size=2, seed=0, names=["cat", "dog", "eel"])
 
 
@@ -294,11 +296,17 @@ def test_a_small_class_repeats_its_images_evenly() -> None:
     assert times[23] == 8
 
 
-def test_more_than_int16_classes() -> None:
-    labels = np.repeat(np.arange(40_000), 2)
+@pytest.mark.parametrize("known", [300, 70_000])
+def test_more_classes_than_eight_and_sixteen_bits_can_number(known: int) -> None:
+    labels = np.repeat(np.arange(known), 2 + np.arange(known) % 2)
     epoch = ClassBatches(labels, classes=100, per_class=2, seed=0, batches=3).epoch(0)
     assert (labels[epoch.rows[::2]] == labels[epoch.rows[1::2]]).all()
     assert len(np.unique(epoch.rows)) == 600
+
+
+def test_sampling_needs_no_torch() -> None:
+    code = "import sys, nearfar.sampling; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # ---- splits

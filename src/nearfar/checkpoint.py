@@ -13,6 +13,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -80,6 +81,11 @@ def load_checkpoint(path: Path | str, modules: Mapping[str, nn.Module], optimize
     for name, scalar in header.get("optimizer", {}).items():
         number, key = name.split("/", 1)
         state.setdefault(int(number), {})[key] = scalar
+    # The fused kernels walk a weight and its state in step, so the state must lie in memory as the weight does.
+    for number, weight in enumerate(weight for group in optimizer.param_groups for weight in group["params"]):
+        for key, value in state.get(number, {}).items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                state[number][key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
     current = optimizer.state_dict()
     optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
     position = header.get("position")
@@ -89,7 +95,7 @@ def load_checkpoint(path: Path | str, modules: Mapping[str, nn.Module], optimize
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path | str) -> None:
-    """Copy ``weights`` into ``module``.
+    """Copy ``weights`` into ``module``, or make them its own where it was built without memory (on the meta device).
 
     Raises:
         InputError: names or shapes differ: the file belongs to another network.
@@ -104,4 +110,4 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path | 
                 f"{path} does not belong to this network: {name} has shape {list(value.shape)}, "
                 f"expected {list(expected[name].shape)}"
             )
-    module.load_state_dict(dict(weights))
+    module.load_state_dict(dict(weights), assign=any(value.is_meta for value in expected.values()))

@@ -53,6 +53,7 @@ def explain_os_errors(path: Path | str) -> Iterator[None]:
             errno.EPERM: "not permitted; choose a folder that you may write to",
             errno.EROFS: "the file system is read-only; choose another folder",
             errno.ENOTDIR: "a part of that path is a file, not a folder",
+            errno.EEXIST: "a part of that path is a file, not a folder",
             errno.EISDIR: "that is a folder; give the path of a file",
             errno.ENAMETOOLONG: "the name is too long",
         }

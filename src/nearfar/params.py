@@ -64,6 +64,6 @@ class Params:
         shown = []
         for name in self._param_names():
             value = getattr(self, name)
-            if value is not signature.parameters[name].default:
+            if repr(value) != repr(signature.parameters[name].default):
                 shown.append(f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 import nearfar
@@ -165,10 +166,14 @@ def load(folder: Path) -> tuple[Recipe, nn.Module, dict[str, Any]]:
     size, channels = config["input"].get("size"), config["input"].get("channels")
     if not (isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) for n in [*size, channels])):
         raise InputError(f"{folder / CONFIG} is damaged: 'input' does not say channels and size")
-    encoder: nn.Module = build_encoder(recipe.encoder.kind, channels=channels, size=(size[0], size[1]), **recipe.encoder.params)
     weights, _ = load_tensors(path)
+    try:
+        with torch.device("meta"):  # no memory is taken on the word of a config, only for weights that are there
+            encoder = build_encoder(recipe.encoder.kind, channels=channels, size=(size[0], size[1]), **recipe.encoder.params)
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise InputError(f"{folder / CONFIG} asks for a network that cannot be built: {str(error).splitlines()[0]}") from None
     load_weights(encoder, weights, path)
-    return recipe, encoder.eval(), config
+    return recipe, encoder.to(memory_format=torch.channels_last).eval(), config  # type: ignore[call-overload]
 
 
 def _difference(folder: Path, key: str, earlier: Any, now: Any) -> str:

@@ -174,12 +174,12 @@ def fit(
                     mean_loss = _finite(float(total) / position.images, epoch, step, recipe, checkpoint)
                     left = (now - started) / here * (epochs * steps - step - 1)
                     watcher.step(epoch + 1, epochs, number + 1, steps, mean_loss, speed.value(), left)
-                if interrupted():
-                    save()
-                    raise KeyboardInterrupt
-                if now - saved > recipe.train.checkpoint_seconds:
+                if number + 1 < steps and (interrupted() or now - saved > recipe.train.checkpoint_seconds):
+                    _finite(float(total), epoch, step, recipe, checkpoint)
                     save()
                     saved = time.perf_counter()
+                    if interrupted():
+                        raise KeyboardInterrupt
 
             mean_loss = _finite(float(total) / max(1, position.images), epoch, step, recipe, checkpoint)
             if not position.warned and (message := collapse_message(z.detach(), epoch + 1)):
@@ -205,6 +205,8 @@ def fit(
                 on_epoch(position.history)
             save()
             saved = time.perf_counter()
+            if interrupted() and epoch + 1 < epochs:
+                raise KeyboardInterrupt
 
     final = average if average is not None else encoder
     speeds = [row["images_per_second"] for row in position.history]

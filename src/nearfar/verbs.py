@@ -14,7 +14,8 @@ import numpy as np
 from nearfar import runs
 from nearfar.card import write_card
 from nearfar.classify import similarities, vote_weights, winners
-from nearfar.data import ImageSet, load_any, load_splits
+from nearfar.data import ImageSet, load_any, load_images, load_splits
+from nearfar.data.loading import open_source
 from nearfar.embedder import Embedder
 from nearfar.errors import InputError
 from nearfar.files import write_atomic, write_json, write_text
@@ -253,7 +254,7 @@ def predict(
 
     Args:
         run: the run folder.
-        images: image files, folders, or anything that `train` takes.
+        images: image files, folders, or anything that `train` takes; of a data set with a test split, that split.
         out: a CSV file to write the result to.
         device: "auto", "cpu" or "cuda".
         skip_bad: leave out images that cannot be read instead of refusing.
@@ -266,7 +267,7 @@ def predict(
         InputError: the run or an image cannot be used, or ``out`` cannot be written.
     """
     model, index = load_run(Path(run), device=device)
-    queries = load_any(images, **_shape(model), skip_bad=skip_bad)
+    queries = _to_predict(images, model, skip_bad)
     settings = model.recipe_.evaluate
     scores, rows = index.search_rows(model.transform(queries), k=min(settings.k, len(index)))
     codes, similarity = np.asarray(index.labels)[rows], similarities(scores, settings.metric)
@@ -318,6 +319,13 @@ def _threshold_rows(model: Embedder, index: NeighborIndex, splits: Splits | None
 def default_recipe(source: str) -> str:
     """The recipe that suits a data set: small grey images, or any others."""
     return "mnist-fast" if source in ("mnist", "fashion-mnist", "digits") else "images"
+
+
+def _to_predict(images: Sequence[str | Path], model: Embedder, skip_bad: bool) -> ImageSet:
+    """All given images; of one data set that has a test split, only that, since the others may be in the index."""
+    if len(images) == 1 and "test" in open_source(images[0]):
+        return load_images(images[0], "test", **_shape(model), skip_bad=skip_bad)
+    return load_any(images, **_shape(model), skip_bad=skip_bad)
 
 
 def _shape(model: Embedder) -> dict[str, Any]:

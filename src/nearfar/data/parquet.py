@@ -61,7 +61,7 @@ class ParquetSource:
                 if not wanted:
                     texts += map(str, range(len(texts), len(texts) + file.metadata.num_rows))
                     continue
-                for batch in file.iter_batches(1 << 16, columns=wanted):
+                for batch in file.iter_batches(1 << 16, columns=wanted, use_threads=False):
                     first = len(texts)
                     given = batch.column(columns.image).field("path").to_pylist() if columns.has_path else []
                     texts += [text or str(first + i) for i, text in enumerate(given or [None] * batch.num_rows)]
@@ -79,7 +79,7 @@ class ParquetSource:
         for path in self._paths:
             with _parquet(path) as (file, columns):
                 row = 0
-                for batch in file.iter_batches(ENCODED_ROWS, columns=[columns.image]):
+                for batch in file.iter_batches(ENCODED_ROWS, columns=[columns.image], use_threads=False):
                     images = batch.column(columns.image).to_pylist()
                     yield [_encoded(image, path, row + i) for i, image in enumerate(images)]
                     row += len(images)
@@ -119,8 +119,8 @@ def _parquet(path: Path) -> Iterator[tuple[Any, _Columns]]:
     import pyarrow.parquet
 
     try:
-        # Read through a buffer: a row group may hold all images of a set.
-        with readable(path), pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+        # Through a buffer, and not ahead: a row group may hold all images of a set.
+        with readable(path), pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             yield file, _columns(file.schema_arrow, path)
     except pa.ArrowException as error:
         raise InputError(f"{path} is not a readable Parquet file: {' '.join(str(error).split())}") from error

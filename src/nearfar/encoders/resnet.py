@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nearfar.encoders.checks import check_integer, check_integers, check_number, check_size
@@ -58,7 +59,7 @@ class SmallResNet(nn.Module):
             )
         layers: list[nn.Module] = [
             nn.Conv2d(channels, widths[0], 5, stride=2, padding=2, bias=False),
-            nn.BatchNorm2d(widths[0]),
+            BatchNorm(widths[0]),
             nn.ReLU(),
             *(_Block(widths[0]) for _ in range(counts[0])),
         ]
@@ -66,7 +67,7 @@ class SmallResNet(nn.Module):
             layers += [
                 nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
                 nn.MaxPool2d(2),
-                nn.BatchNorm2d(outputs),
+                BatchNorm(outputs),
                 nn.ReLU(),
                 *(_Block(outputs) for _ in range(count)),
             ]
@@ -86,15 +87,27 @@ class _Block(nn.Module):
         super().__init__()
         self.branch = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
+            BatchNorm(width),
             nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
+            BatchNorm(width),
             nn.ReLU(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.branch(x)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that also trains on a single value per channel, which has no variance: by the running statistics.
+
+    That is a last batch of one image where the maps have shrunk to one pixel; PyTorch's own refuses it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
 
 
 def _count_blocks(blocks: int | Sequence[int], stages: int) -> tuple[int, ...]:

@@ -194,9 +194,7 @@ class _Ranking:
                 share = -(-len(rows) // workers)
                 list(
                     pool.map(
-                        lambda at, rows=rows, tile=tile, share=share: self._rank(
-                            rows[at : at + share], tile[at : at + share]
-                        ),
+                        lambda at, rows=rows, tile=tile, share=share: self._rank(rows[at : at + share], tile[at : at + share]),
                         range(0, len(rows), share),
                     )
                 )

@@ -4,7 +4,7 @@
 """
 
 from nearfar.losses.base import Loss
-from nearfar.losses.pairs import ContrastiveLoss, CosineMSELoss
+from nearfar.losses.pairs import ContrastiveLoss, CosineMSELoss, SigLIPLoss
 from nearfar.losses.proxies import CrossEntropyLoss
 from nearfar.losses.softmax import DCLLoss, DCLWLoss, InfoNCELoss, NTXentLoss, SupConLoss
 
@@ -16,6 +16,7 @@ LOSSES: dict[str, type[Loss]] = {
     "dclw": DCLWLoss,
     "info-nce": InfoNCELoss,
     "nt-xent": NTXentLoss,
+    "siglip": SigLIPLoss,
     "supcon": SupConLoss,
 }
 
@@ -29,5 +30,6 @@ __all__ = [
     "InfoNCELoss",
     "Loss",
     "NTXentLoss",
+    "SigLIPLoss",
     "SupConLoss",
 ]

@@ -37,6 +37,17 @@ class Batch:
         """Whether the batch is compared with itself, so that s_ij = s_ji."""
         return self.keys is self.z
 
+    @property
+    def pairs(self) -> int:
+        """How many pairs there are, self-pairs left out."""
+        return len(self.z) * len(self.keys) - (0 if self.offset is None else len(self.z))
+
+    def positive_counts(self) -> Tensor:
+        """How many positives each row has, int64 ``[B]``, in memory that grows with the batch alone."""
+        keys = self.key_labels.sort().values
+        same = torch.searchsorted(keys, self.labels, right=True) - torch.searchsorted(keys, self.labels)
+        return same if self.offset is None else same - 1
+
     def own(self) -> Tensor | None:
         """Bool [B, K], true where a row meets itself; None when it never does."""
         if self.offset is None:

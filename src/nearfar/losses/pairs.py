@@ -6,13 +6,18 @@ Over a batch they are the mean over all pairs; over explicit pairs (``loss.pairs
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from nearfar.losses.base import Batch, Loss, check_pairs, choice, number, zero
+from nearfar.losses.distances import negative_hinges, positive_squares, squared_products
+from nearfar.losses.tiled import compare, positive_sums
+from nearfar.losses.tiles import Relation
 
 
 class ContrastiveLoss(Loss):
@@ -58,12 +63,9 @@ class ContrastiveLoss(Loss):
         return self.weight * torch.where(same, squared, (self.margin - distance).clamp_min(0.0).square())
 
     def _loss(self, batch: Batch) -> Tensor:
-        positives, negatives = batch.positives(), batch.negatives()
-        counted = positives | negatives
-        if not bool(counted.any()):
-            return zero(batch.z, batch.keys)
-        squared = (batch.z[:, None, :] - batch.keys[None, :, :]).square().sum(2)
-        return self._each(squared[counted], positives[counted]).mean()
+        near = positive_squares(batch)
+        far = negative_hinges(batch, self.margin, squared=self.distance == "squared")
+        return ((near + far) * (self.weight / max(batch.pairs, 1))).to(batch.z.dtype)
 
 
 class CosineMSELoss(Loss):
@@ -87,10 +89,49 @@ class CosineMSELoss(Loss):
         return (cosine - same.to(cosine.dtype)).square().mean()
 
     def _loss(self, batch: Batch) -> Tensor:
-        positives, negatives = batch.positives(), batch.negatives()
-        counted = positives | negatives
-        if not bool(counted.any()):
+        if not batch.pairs:
             return zero(batch.z, batch.keys)
         unit = F.normalize(batch.z, dim=1, eps=self.eps)
         keys = unit if batch.symmetric else F.normalize(batch.keys, dim=1, eps=self.eps)
-        return ((unit @ keys.T)[counted] - positives[counted].to(unit.dtype)).square().mean()
+        batch = replace(batch, z=unit, keys=keys)
+        # (cos - same)^2 summed over all pairs, with the square multiplied out: no similarity is ever made.
+        near = positive_sums(batch).double().sum()
+        total = squared_products(batch) - 2.0 * near + batch.positive_counts().sum()
+        # Where every cosine is right the terms cancel, to something that rounding may put just below 0.
+        return (total + (total.clamp_min(0.0) - total).detach()).div(batch.pairs).to(unit.dtype)
+
+
+class SigLIPLoss(Loss):
+    """Sigmoid loss: every pair is a yes-or-no question of its own (Zhai, Mustafa, Kolesnikov, Beyer 2023).
+
+    With x_ij = t * cos(i, j) + b, the sum over all pairs of log(1 + e^(-x)) for one class and log(1 + e^x) for two,
+    divided by the number of rows. Scale t = e^``log_scale`` and ``bias`` b are learned with the encoder: give them to the
+    optimiser too. Made for image-text towers, where ``keys`` are the other tower's rows.
+
+    Args:
+        scale: where t starts.
+        bias: where b starts; strongly negative, since nearly all pairs are negatives.
+    """
+
+    needs_unit_rows: ClassVar[bool] = True
+
+    def __init__(self, *, scale: float = 10.0, bias: float = -10.0) -> None:
+        super().__init__()
+        scale = number("scale", scale, low=1e-3, high=1e3, usual="10 is usual")
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.bias = nn.Parameter(torch.tensor(number("bias", bias, low=-1e3, high=1e3, usual="-10 is usual")))
+
+    def _loss(self, batch: Batch) -> Tensor:
+        pairs = compare(batch)
+        scale, bias = self.log_scale.exp().to(batch.z.dtype), self.bias.to(batch.z.dtype)
+        near = pairs.pair_sum(Relation.POSITIVES, _miss_of_positive, scale, bias)
+        far = pairs.pair_sum(Relation.NEGATIVES, _miss_of_negative, scale, bias)
+        return (near + far) / len(batch.z)
+
+
+def _miss_of_positive(cosine: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    return F.softplus(-(scale * cosine + bias), threshold=50.0)
+
+
+def _miss_of_negative(cosine: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    return F.softplus(scale * cosine + bias, threshold=50.0)

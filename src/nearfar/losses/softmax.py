@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nearfar.losses.base import Batch, Loss, choice, number, temperature_of
@@ -75,13 +76,17 @@ class SupConLoss(Loss):
         inside = self.mean == "inside"
         pairs = compare(batch, by_label=inside)
         count = pairs.positives.clamp_min(1).to(batch.z.dtype)
-        everyone = pairs.logsumexp(Relation.OTHERS, self.temperature)
         if inside:
-            near = pairs.logsumexp(Relation.POSITIVES, self.temperature) - count.log()
+            # log(P + N) - log P as softplus(log N - log P): it keeps its digits where the positives outweigh the rest.
+            near = pairs.logsumexp(Relation.POSITIVES, self.temperature)
+            far = pairs.logsumexp(Relation.NEGATIVES, self.temperature)
+            near = torch.where(pairs.positives > 0, near, 0.0)
+            each = F.softplus(far - near, threshold=50.0) + count.log()
         else:
-            near = pairs.positive_sums() / (count * self.temperature)
+            everyone = pairs.logsumexp(Relation.OTHERS, self.temperature)
+            each = everyone - pairs.positive_sums() / (count * self.temperature)
         anchors = pairs.positives > 0
-        return torch.where(anchors, everyone - near, 0.0).sum() / anchors.sum().clamp_min(1)
+        return torch.where(anchors, each, 0.0).sum() / anchors.sum().clamp_min(1)
 
 
 class DCLLoss(Loss):

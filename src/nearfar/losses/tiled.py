@@ -57,7 +57,7 @@ class Tiled:
 
     def positive_sums(self) -> Tensor:
         """For each row, the sum of its similarities to its positives, ``[B]``: one product with the sum of its class."""
-        sums: Tensor = _PositiveSums.apply(self._batch.z, self._batch.keys, self._batch)
+        sums = positive_sums(self._batch)
         return sums if self._layout.order is None else sums[self._layout.order]
 
     def positive_softplus(self, against: Tensor, temperature: float) -> Tensor:
@@ -152,9 +152,10 @@ class _LogSumExp(torch.autograd.Function):
                 return tile.hide(weights, 0.0)
 
         scale = _LOG2E / temperature
+        dz, dkeys = layout.targets(z, keys, for_keys=ctx.needs_input_grad[1])
         with torch.autocast(device_type=z.device.type, enabled=False):
-            dz, dkeys = layout.push(z, keys, relation, scale, weigh, twins=twins, for_keys=ctx.needs_input_grad[1])
-        return dz, dkeys, None, None, None
+            layout.push(z, keys, dz, dkeys, relation, scale, weigh, twins=twins)
+        return dz, None if twins else dkeys, None, None, None
 
 
 def _add_shifted(total: Tensor, top: Tensor, scores: Tensor, dim: int) -> None:
@@ -196,10 +197,10 @@ class _PositiveSoftplus(torch.autograd.Function):
                 weights.add_(by_key)
             return weights.mul_(-grad / temperature)
 
+        dz, dkeys = layout.targets(z, keys, for_keys=ctx.needs_input_grad[1])
         with torch.autocast(device_type=z.device.type, enabled=False):
-            scale, for_keys = -1.0 / temperature, ctx.needs_input_grad[1]
-            dz, dkeys = layout.push(z, keys, Relation.POSITIVES, scale, weigh, twins=twins, for_keys=for_keys)
-        return dz, dkeys, of_against.mul_(grad), None, None
+            layout.push(z, keys, dz, dkeys, Relation.POSITIVES, -1.0 / temperature, weigh, twins=twins)
+        return dz, None if twins else dkeys, of_against.mul_(grad), None, None
 
 
 class _PairSum(torch.autograd.Function):
@@ -247,9 +248,10 @@ class _PairSum(torch.autograd.Function):
             # Twins stand for s_ij and s_ji; a tile on the diagonal holds both, and its gradient is counted for one.
             return slope if tile.twin or not twins else slope.mul_(2.0)
 
+        dz, dkeys = layout.targets(z, keys, for_keys=ctx.needs_input_grad[1])
         with torch.autocast(device_type=z.device.type, enabled=False):
-            dz, dkeys = layout.push(z, keys, relation, 1.0, weigh, twins=twins, for_keys=ctx.needs_input_grad[1])
-        return dz, dkeys, None, None, None, None, *of_parameters
+            layout.push(z, keys, dz, dkeys, relation, 1.0, weigh, twins=twins)
+        return dz, None if layout.symmetric else dkeys, None, None, None, None, *of_parameters
 
 
 def _hidden(values: Tensor, tile: Tile) -> Tensor:
@@ -261,6 +263,11 @@ def _hidden(values: Tensor, tile: Tile) -> Tensor:
         keep[tile.own] = False
         values = torch.where(keep, values, 0.0)
     return values
+
+
+def positive_sums(batch: Batch) -> Tensor:
+    """For each row, the sum of its products with its positives, ``[B]``, in the order of the batch; rows of any length."""
+    return _PositiveSums.apply(batch.z, batch.keys, batch)
 
 
 class _PositiveSums(torch.autograd.Function):
@@ -276,7 +283,7 @@ class _PositiveSums(torch.autograd.Function):
         else:
             own_class = torch.searchsorted(classes, batch.labels).clamp_(max=len(classes) - 1)
             known = classes[own_class] == batch.labels
-        centres = _class_sums(keys, members, len(classes))
+        centres = class_sums(keys, members, len(classes))
         ctx.save_for_backward(z, keys)
         ctx.members, ctx.own_class, ctx.known, ctx.offset, ctx.centres = (
             members,
@@ -286,7 +293,7 @@ class _PositiveSums(torch.autograd.Function):
             centres,
         )
         sums = torch.empty_like(z[:, 0])
-        for span in _chunks(len(z)):
+        for span in chunks(len(z)):
             sums[span] = (z[span] * centres[own_class[span]]).sum(1)
         if known is not None:
             sums.mul_(known)
@@ -308,26 +315,26 @@ class _PositiveSums(torch.autograd.Function):
             dz.addcmul_(keys[own], grad[:, None], value=-1.0)
         dkeys = None
         if symmetric or ctx.needs_input_grad[1]:
-            pulls = _class_sums(z, ctx.own_class, len(ctx.centres), counted)
+            pulls = class_sums(z, ctx.own_class, len(ctx.centres), counted)
             dkeys = dz if symmetric else torch.zeros_like(keys)
-            for span in _chunks(len(keys)):
+            for span in chunks(len(keys)):
                 dkeys[span] += pulls[ctx.members[span]]
             if ctx.offset is not None:
                 dkeys[own].addcmul_(z, grad[:, None], value=-1.0)
         return dz, None if symmetric else dkeys, None
 
 
-def _class_sums(rows: Tensor, classes: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
+def class_sums(rows: Tensor, classes: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
     """Sum the rows of each class, ``[count, D]``, with a weight for each row if given."""
     # Thousands of rows added one by one lose digits in float32; for few rows a class wide sums are not worth it.
     wide = torch.float64 if len(rows) > 64 * count else rows.dtype
     sums = torch.zeros(count, rows.shape[1], dtype=wide, device=rows.device)
-    for span in _chunks(len(rows)):
+    for span in chunks(len(rows)):
         part = rows[span].to(wide) if weights is None else rows[span].to(wide) * weights[span, None]
         sums.index_add_(0, classes[span], part)
     return sums.to(rows.dtype)
 
 
-def _chunks(count: int, size: int = 4096) -> list[slice]:
+def chunks(count: int, size: int = 4096) -> list[slice]:
     """Cut a long range, so that what is made of its rows stays small."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]

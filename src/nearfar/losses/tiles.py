@@ -157,30 +157,42 @@ class Layout:
         inside = ((places >= 0) & (places < cols.stop - cols.start)).nonzero()[:, 0]
         return (inside, places[inside]) if len(inside) else None
 
+    def targets(self, z: Tensor, keys: Tensor, *, for_keys: bool) -> tuple[Tensor, Tensor | None]:
+        """Zeros for the gradients of rows and keys: one and the same where the batch is compared with itself."""
+        of_rows = torch.zeros_like(z)
+        return of_rows, of_rows if self.symmetric else torch.zeros_like(keys) if for_keys else None
+
     def push(
         self,
         z: Tensor,
         keys: Tensor,
+        of_rows: Tensor,
+        of_keys: Tensor | None,
         relation: Relation,
         scale: float,
         weigh: Callable[[Tile], Tensor],
         *,
         twins: bool,
-        for_keys: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Carry the gradient of the similarities back to the rows, and to the keys where they want one.
+    ) -> None:
+        """Carry the gradient of the similarities back to the rows and the keys: add it to ``targets``.
 
         ``weigh(tile)`` returns the gradient of each s_ij in it, and with ``twins`` that of s_ij plus that of s_ji.
-        The keys' gradient is part of the rows' where the batch is compared with itself.
         """
-        of_rows = torch.zeros_like(z)
-        of_keys = of_rows if self.symmetric else torch.zeros_like(keys) if for_keys else None
         for tile in self.tiles(z, keys, relation, scale, twins=twins):
             weights = weigh(tile)
             _give(of_rows, self.order, tile.rows, weights, tile.keys)
             if of_keys is not None and (tile.twin or not twins):
                 _give(of_keys, self.key_order, tile.cols, weights.T, tile.z)
-        return of_rows, None if self.symmetric else of_keys
+
+    def row_places(self, span: slice) -> Tensor:
+        """Where rows of the layout stand in the batch."""
+        order = torch.arange(len(self.labels), device=self.labels.device) if self.order is None else self.order
+        return order[span]
+
+    def key_places(self, span: slice) -> Tensor:
+        """Where keys of the layout stand among the keys."""
+        order = self.key_order
+        return (torch.arange(len(self.key_labels), device=self.labels.device) if order is None else order)[span]
 
 
 def _order(labels: Tensor) -> Tensor | None:

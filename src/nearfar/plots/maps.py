@@ -191,7 +191,7 @@ def tsne_maps(
         check_length("before", maps[0][1], count, "after")
     numbers = _numbers(labels, classes, count)
     with style.plot_style():
-        figure = style.new_figure(style.WIDTH, 4.2 if len(maps) == 2 else 5.4)
+        figure = style.new_figure(style.WIDTH, 3.75 + 0.16 * _legend_rows(numbers, classes) if len(maps) == 2 else 5.4)
         for at, (title, spots) in enumerate(maps):
             axes = figure.add_subplot(1, len(maps), at + 1)
             _draw_points(axes, spots, numbers, classes)
@@ -305,11 +305,20 @@ def _legend_right(figure: Figure, numbers: NDArray[np.int64] | None, classes: Se
 def _legend_below(figure: Figure, numbers: NDArray[np.int64] | None, classes: Sequence[str]) -> None:
     handles, names = _legend_handles(numbers, classes)
     if handles:
-        widest = max(style.text_width(name, style.SMALL) for name in names) + 0.38
-        columns = max(1, min(len(names), int((figure.get_figwidth() - 0.3) / widest)))
+        columns = -(-len(names) // _legend_rows(numbers, classes))
         style.add_legend(
             figure, handles, names, loc="outside lower center", ncols=columns, handletextpad=0.2, columnspacing=1.0
         )
+
+
+def _legend_rows(numbers: NDArray[np.int64] | None, classes: Sequence[str]) -> int:
+    """How many rows the legend needs below a figure."""
+    names = _legend_handles(numbers, classes)[1]
+    if not names:
+        return 0
+    widest = max(style.text_width(name, style.SMALL) for name in names) + 0.38
+    columns = max(1, min(len(names), int((style.WIDTH - 0.3) / widest)))
+    return -(-len(names) // columns)
 
 
 def _color_hint(numbers: NDArray[np.int64] | None, classes: Sequence[str]) -> str:

@@ -171,11 +171,11 @@ def class_cosines(
         if np.nanmax(np.abs(table), initial=0.0) > 1.0 + 1e-4:
             raise InputError(f"the matrix {title!r} holds {table.flat[np.nanargmax(np.abs(table))]:.4g}, expected cosines")
     stacked = _SIDE_BY_SIDE < len(classes) <= style.LEGEND_LIMIT
-    side = 2.55 if len(tables) == 2 and not stacked else 5.0
     shape = (2, 1) if stacked and len(tables) == 2 else (1, len(tables))
+    side, height = {(1, 1): (5.0, 5.8), (1, 2): (2.55, 3.9), (2, 1): (4.05, 9.8)}[shape]
     with style.plot_style():
-        figure = style.new_figure(style.WIDTH, (3.9 if side < 3 else 5.8 * shape[0]))
-        grid = figure.subplots(*shape, squeeze=False, sharey=shape[0] == 1)
+        figure = style.new_figure(style.WIDTH, height)
+        grid = figure.subplots(*shape, squeeze=False, sharex=True, sharey=True)
         pooled = 1
         texts = {title: _cosine_texts(table) for title, table in tables}
         longest = max(len(text) for written in texts.values() for text in written.flat)
@@ -185,7 +185,7 @@ def class_cosines(
             if pooled == 1:
                 _write_cells(axes, image, texts[title], side, longest)
             axes.set_title(style.clean(title, 40))
-        below = side < 3
+        below = shape == (1, 2)
         bar = figure.colorbar(
             image,
             ax=list(grid.flat),
@@ -236,7 +236,7 @@ def _heat_map(
 def _write_cells(axes: Axes, image: AxesImage, texts: NDArray[Any], side: float, longest: int) -> None:
     """Write ``texts`` [K, K] into the squares, sized for ``longest`` letters, unless that is too small to be read."""
     size = min(style.SMALL, side / len(texts) * 72 / (0.66 * max(longest, 2)))
-    if size < style.SMALLEST:
+    if size < style.SMALLEST or len(texts) > style.LEGEND_LIMIT:
         return
     values: Any = image.get_array()
     shades = image.to_rgba(values)

@@ -61,14 +61,16 @@ def neighbor_grid(
     rows, k = min(limit, len(asked)), found.shape[1]
     query_room, gap = 0.85, 0.15
     cell = min(0.95, (style.WIDTH - 2 * sheets.MARGIN - query_room - gap) / k)
+    width = 2 * sheets.MARGIN + query_room + gap + max(k * cell, 2.1)  # never narrower than the heading
     side = min(0.75, 0.88 * cell)
+    high = sheets.image_height(side, asked, found)
     header = 0.25
     hits = answers[:rows] == truth[:rows, None]
     # Only a row with a wrong neighbour needs a second line, for that one's class.
-    heights = side + np.where(hits.all(axis=1), 1, 2) * sheets.LINE + 0.14
+    heights = high + np.where(hits.all(axis=1), 1, 2) * sheets.LINE + 0.14
     tops = header + np.cumsum(heights) - heights
     with style.plot_style():
-        figure, axes = sheets.new_sheet(header + sheets.MARGIN + float(heights.sum()))
+        figure, axes = sheets.new_sheet(header + sheets.MARGIN + float(heights.sum()), width)
         sheets.put_line(axes, "query", sheets.MARGIN + query_room / 2, 0.07, query_room)
         start = sheets.MARGIN + query_room + gap
         sheets.put_line(axes, "nearest in the gallery, best first", start + (cell - side) / 2, 0.07, k * cell, align="left")
@@ -76,16 +78,16 @@ def neighbor_grid(
             y = float(tops[row])
             x = sheets.MARGIN + (query_room - side) / 2
             sheets.put_image(axes, asked[row], x, y, side)
-            sheets.put_line(axes, classes[truth[row]], x + side / 2, y + side + 0.05, query_room)
+            sheets.put_line(axes, classes[truth[row]], x + side / 2, y + high + 0.05, query_room)
             for at in range(k):
                 right = bool(hits[row, at])
                 color = style.RIGHT if right else style.WRONG
                 x = start + at * cell + (cell - side) / 2
                 sheets.put_image(axes, found[row, at], x, y, side, color, dashed=not right)
                 score = f"{sheets.YES if right else sheets.NO} {_short(numbers[row, at])}"
-                sheets.put_line(axes, score, x + side / 2, y + side + 0.05, cell, color=color)
+                sheets.put_line(axes, score, x + side / 2, y + high + 0.05, cell, color=color)
                 if not right:
-                    below = y + side + 0.05 + sheets.LINE
+                    below = y + high + 0.05 + sheets.LINE
                     sheets.put_line(axes, classes[answers[row, at]], x + side / 2, below, cell - 0.03, color=color)
         caption = (
             f"Each row is a query and its nearest gallery images, best first, with the {style.clean(score_name, 40)} "
@@ -151,7 +153,8 @@ def worst_mistakes(
     shown = min(limit, len(images))
     cell = (style.WIDTH - 2 * sheets.MARGIN) / _MISTAKE_COLUMNS
     side = (cell - 0.2) / 2
-    row_height = side + 2 * sheets.LINE + 0.16
+    high = sheets.image_height(side, images, *([] if misled is None else [misled]))
+    row_height = high + 2 * sheets.LINE + 0.16
     with style.plot_style():
         figure, axes = sheets.new_sheet(2 * sheets.MARGIN + -(-shown // _MISTAKE_COLUMNS) * row_height)
         for at in range(shown):
@@ -162,7 +165,7 @@ def worst_mistakes(
             sheets.put_image(axes, images[at], left, y, side, style.WRONG, dashed=True)
             if misled is not None:
                 sheets.put_image(axes, misled[at], left + side + 0.05, y, side)
-            middle, below = x + side + 0.025, y + side + 0.05
+            middle, below = x + side + 0.025, y + high + 0.05
             sheets.put_line(axes, classes[truth[at]], middle, below, cell - 0.06)
             mark, percent = f"{sheets.NO} ", f", {sure[at]:.0%}"
             room = cell - 0.06 - style.text_width(mark + percent, style.SMALL)

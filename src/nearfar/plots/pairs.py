@@ -55,7 +55,8 @@ def pair_grid(
     cell = (style.WIDTH - 2 * sheets.MARGIN) / _COLUMNS
     side = (cell - 0.2) / 2
     lines = 1 if said is None else 2
-    row_height = side + lines * sheets.LINE + 0.16
+    high = sheets.image_height(side, first, second)
+    row_height = high + lines * sheets.LINE + 0.16
     rows = -(-shown // _COLUMNS)
     with style.plot_style():
         figure, axes = sheets.new_sheet(2 * sheets.MARGIN + rows * row_height)
@@ -69,7 +70,7 @@ def pair_grid(
             truth = _word(alike[at])
             if numbers is not None:
                 truth += f", {style.clean(score_name, 12)} = {numbers[at]:.2f}"
-            middle, below = x + side + 0.025, y + side + 0.05
+            middle, below = x + side + 0.025, y + high + 0.05
             sheets.put_line(axes, truth, middle, below, 2 * side + 0.1)
             if said is not None:
                 verdict = f"{sheets.YES if right else sheets.NO} said {_word(said[at])}"

@@ -32,6 +32,11 @@ def new_sheet(height: float, width: float = style.WIDTH) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def image_height(side: float, *stacks: NDArray[np.uint8]) -> float:
+    """How many inches high the images of ``stacks`` [..., H, W] are at most, drawn by ``put_image`` with ``side``."""
+    return side * min(1.0, max(stack.shape[-2] / stack.shape[-1] for stack in stacks))
+
+
 def put_image(
     axes: Axes,
     image: NDArray[np.uint8],
@@ -41,13 +46,16 @@ def put_image(
     color: str = style.MUTED,
     dashed: bool = False,
 ) -> None:
-    """Draw ``image`` [C, H, W] inside the square with its top left corner at ``x, y``, in a frame of ``color``."""
+    """Draw ``image`` [C, H, W] in a frame of ``color``, ``side`` inches along its longer edge, at most; its top is ``y``.
+
+    A tall image is centred in ``side`` inches of width.
+    """
     from matplotlib.patches import Rectangle
 
     picture = _thumbnail(image)
     height, width = picture.shape[:2]
     wide, high = side * width / max(height, width), side * height / max(height, width)
-    left, top = x + (side - wide) / 2, y + (side - high) / 2
+    left, top = x + (side - wide) / 2, y
     limits = axes.get_xlim(), axes.get_ylim()
     axes.imshow(
         picture,
@@ -70,7 +78,7 @@ def put_line(
 ) -> None:
     """Write one line of small text below ``y``, shortened to ``inches``; ``x`` is its middle, or its left end."""
     short = style.fit(text, inches, style.SMALL)
-    axes.text(x, y, short, fontsize=style.SMALL, color=color, ha=align, va="top")
+    axes.text(x, y + 0.8 * style.SMALL / 72, short, fontsize=style.SMALL, color=color, ha=align, va="baseline")
 
 
 def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

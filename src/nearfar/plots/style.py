@@ -50,6 +50,7 @@ _WIDER_FONTS = (
     "Noto Sans Thai",
     "Noto Sans Symbols2",
 )
+_BLANK = "(blank)"
 _MISSING = "\N{WHITE SQUARE}"
 _STYLE_LOCK = threading.RLock()
 
@@ -128,8 +129,8 @@ def _darker(color: str) -> str:
 def clean(text: object, limit: int = 24) -> str:
     """``text`` fit to be drawn on one line: at most ``limit`` characters, with its beginning and its end kept.
 
-    Control characters become spaces, and a letter that no installed font has becomes a square, which is what a
-    reader would see anyhow, without a warning per letter.
+    Control characters become spaces, a letter that no installed font has becomes a square, which is what a reader
+    would see anyhow, without a warning per letter, and a text with nothing to be seen becomes "(blank)".
     """
     known = _known_letters()
     letters = []
@@ -138,7 +139,7 @@ def clean(text: object, limit: int = 24) -> str:
             letters.append(" ")
         elif unicodedata.category(letter) != "Cf":  # invisible joiners and direction marks have no glyph to miss
             letters.append(letter if ord(letter) in known else _MISSING)
-    return shorten(" ".join("".join(letters).split()), limit)
+    return shorten(" ".join("".join(letters).split()) or _BLANK, limit)
 
 
 def shorten(text: str, limit: int) -> str:

@@ -69,7 +69,7 @@ def loss_by_epoch(
             color, dash, mark = looks[which]
             panels[0].plot(steps[there], values[there], color=color, ls=dash, marker=mark, ms=3.5, label=which)
         panels[0].set_ylabel("loss (logarithmic)" if logarithmic else "loss")
-        panels[0].legend(loc="upper right")
+        panels[0].legend(loc="best")
         panels[0].grid(True)
         if logarithmic:
             panels[0].set_yscale("log")

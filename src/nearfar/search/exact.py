@@ -53,9 +53,7 @@ _UNIT = 2.0**-24
 """The unit roundoff of float32."""
 
 
-def nearest(
-    queries: Any, gallery: Any, k: int, *, metric: Metric = "cosine", exclude: Any = None
-) -> tuple[Floats, Ints]:
+def nearest(queries: Any, gallery: Any, k: int, *, metric: Metric = "cosine", exclude: Any = None) -> tuple[Floats, Ints]:
     """Return the ``k`` nearest rows of ``gallery`` for each query, exactly.
 
     Args:
@@ -128,9 +126,7 @@ class _Search:
     sides first, so that little is lost to cancellation where all vectors lie far from the origin.
     """
 
-    def __init__(
-        self, queries: Floats, gallery: Floats, k: int, metric: Metric, exclude: Ints | None, scale: bool
-    ) -> None:
+    def __init__(self, queries: Floats, gallery: Floats, k: int, metric: Metric, exclude: Ints | None, scale: bool) -> None:
         self.queries, self.gallery, self.k, self.metric, self.exclude = queries, gallery, k, metric, exclude
         self.distances, self.scale = metric == "euclidean", scale
         self.kept = min(k + max(8, k // 4), len(gallery))
@@ -147,7 +143,7 @@ class _Search:
             bias = None
             if self.metric != "cosine":
                 squares = torch.linalg.vecdot(keys, keys)
-                self.longest = max(self.longest, math.sqrt(float(squares.max()) * (1.0 + 1e-3)))
+                self.longest = max(self.longest, math.sqrt(float(squares.max()) * (1.0 + keys.shape[1] * _UNIT)))
                 bias = -squares if self.distances else None
             for first in range(0, count, step := max(1, _TILE // len(keys))):
                 part = slice(first, min(first + step, count))

@@ -148,9 +148,7 @@ def _check_file(folder: Path, what: str, entry: Any, verify: bool) -> Path:
     return path
 
 
-def _read_array(
-    path: Path, dtype: npt.DTypeLike | None, shape: tuple[int, ...], *, mapped: bool = False
-) -> npt.NDArray[Any]:
+def _read_array(path: Path, dtype: npt.DTypeLike | None, shape: tuple[int, ...], *, mapped: bool = False) -> npt.NDArray[Any]:
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError:

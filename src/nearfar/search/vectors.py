@@ -112,8 +112,7 @@ def unit_rows(vectors: Floats, name: str, first: int = 0) -> Floats:
         if lengths.min() == 0.0:
             row = first + start + int(np.argmin(lengths))
             raise InputError(
-                f"{name} row {row:,} is all zeros, and its cosine is undefined; "
-                f"leave such rows out, or use metric='euclidean'"
+                f"{name} row {row:,} is all zeros, and its cosine is undefined; leave such rows out, or use metric='euclidean'"
             )
         # A unit row in float32 is off by some 1e-8; to divide once more would only stir its last bits.
         if unit is None and np.abs(lengths - 1.0).max() > 1e-7:

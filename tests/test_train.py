@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from samples import TINY, shapes
+from torch import Tensor
+
+from nearfar.data import ImageSet
+from nearfar.encoders import ENCODERS
+from nearfar.errors import InputError
+from nearfar.losses import LOSSES
+from nearfar.optim import build_optimizer, learning_rate, update_average
+from nearfar.progress import collapse_message, spread
+from nearfar.recipe import Recipe, TrainSection
+from nearfar.train import Fitted, check, fit, mix
+
+RECIPE = Recipe.from_dict(TINY)
+
+
+class Recorder:
+    """A watcher that keeps what it is told, and may send itself a signal after some steps."""
+
+    def __init__(self, interrupt: int | None = None) -> None:
+        self.warnings: list[str] = []
+        self.rows: list[dict[str, Any]] = []
+
+    def step(self, *values: Any) -> None:
+        pass
+
+    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+        self.rows.append(row)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def weights(fitted: Fitted) -> dict[str, Tensor]:
+    return fitted.encoder.state_dict()
+
+
+def same_bits(a: Fitted, b: Fitted) -> bool:
+    left, right = weights(a), weights(b)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_training_learns_and_the_seed_decides_every_bit(small: ImageSet) -> None:
+    torch.manual_seed(1)
+    first = fit(RECIPE, small, shapes(60, seed=5), seed=3)
+    torch.manual_seed(2)  # the caller's random state must not matter, nor be moved
+    before = torch.get_rng_state()
+    again = fit(RECIPE, small, shapes(60, seed=5), seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same_bits(first, again)
+    assert not same_bits(first, fit(RECIPE, small, seed=4))
+    losses = [row["loss"] for row in first.history]
+    assert losses[-1] < losses[0]
+    assert first.history[-1]["validation"]["knn_accuracy"] > 0.9
+    assert not first.encoder.training
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"sampling.kind": "pairs", "loss.kind": "contrastive", "sampling.partner": "fixed"},
+        {"sampling.kind": "class-batches", "sampling.classes": 3, "sampling.per_class": 10, "loss.kind": "dcl"},
+        {"encoder": {"kind": "conv5", "dim": 8, "dropout": 0.5}, "augment.shift": 1, "data.size": [16, 16]},
+        {"train.optimizer": "sgd", "train.schedule": "one-cycle", "train.average": 0.9, "train.clip": 1.0},
+        {"train.optimizer": "adamw", "train.schedule": "exponential", "train.factor": 0.5, "train.precision": "bfloat16"},
+    ],
+    ids=["shuffle", "pairs", "class-batches", "dropout", "averaged", "bfloat16"],
+)
+@pytest.mark.parametrize("stop", [1, 5, 8])
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path: Path, changes: dict[str, Any], stop: int) -> None:
+    tree = json.loads(json.dumps(TINY))
+    tree["encoder"] = changes.get("encoder", tree["encoder"])
+    recipe = Recipe.from_dict(tree).with_changes({k: v for k, v in changes.items() if k != "encoder"})
+    images = shapes(120, size=recipe.data.size[0] if recipe.data.size else 12)
+    whole = fit(recipe, images, seed=1)
+    path = tmp_path / "latest.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fit(_interrupted(recipe, stop), images, seed=1, checkpoint=path)
+    resumed = fit(recipe, images, seed=1, checkpoint=path, resume=True)
+    assert same_bits(whole, resumed)
+    keys = ("epoch", "loss", "learning_rate", "spread")
+    assert [[row[key] for key in keys] for row in resumed.history] == [[row[key] for key in keys] for row in whole.history]
+
+
+def _interrupted(recipe: Recipe, stop: int) -> Recipe:
+    """The same recipe, but Ctrl-C arrives in its ``stop``-th step."""
+    home = LOSSES[recipe.loss.kind]
+    count = 0
+
+    class Interrupting(home):  # type: ignore[valid-type,misc]
+        def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+            self._tick()
+            result: Tensor = super().forward(*args, **kwargs)
+            return result
+
+        def pairs(self, *args: Any) -> Tensor:
+            self._tick()
+            result: Tensor = super().pairs(*args)
+            return result
+
+        def _tick(self) -> None:
+            nonlocal count
+            count += 1
+            if count == stop:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    LOSSES["interrupting"] = Interrupting
+    params = {f"loss.{key}": value for key, value in recipe.loss.params.items()}
+    return recipe.with_changes({"loss.kind": "interrupting", **params})
+
+
+@pytest.fixture(autouse=True)
+def _forget_test_losses() -> Any:
+    yield
+    LOSSES.pop("interrupting", None)
+
+
+def test_a_checkpoint_is_left_after_every_epoch_for_a_process_that_is_killed(tmp_path: Path, small: ImageSet) -> None:
+    path = tmp_path / "latest.safetensors"
+    seen: list[bytes] = []
+    fit(RECIPE, small, checkpoint=path, on_epoch=lambda history: seen.append(path.read_bytes() if path.exists() else b""))
+    assert seen[0] == b""
+    assert len(set(seen)) == RECIPE.train.epochs  # one after each of the first two epochs, each another
+
+
+def test_a_checkpoint_of_another_network_or_a_damaged_one_is_refused(tmp_path: Path, small: ImageSet) -> None:
+    path = tmp_path / "latest.safetensors"
+    fit(RECIPE, small, checkpoint=path)
+    wider = RECIPE.with_changes({"encoder.hidden": [33]})
+    with pytest.raises(InputError, match="does not belong to this network"):
+        fit(wider, small, checkpoint=path, resume=True)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="damaged"):
+        fit(RECIPE, small, checkpoint=path, resume=True)
+
+
+@pytest.mark.parametrize("kind", sorted(ENCODERS))
+def test_every_encoder_trains(kind: str) -> None:
+    recipe = Recipe.from_dict({**TINY, "encoder": {"kind": kind}, "train": {"epochs": 1, "learning_rate": 1e-3}})
+    fitted = fit(recipe, shapes(40, size=28))
+    assert np.isfinite(fitted.history[0]["loss"])
+
+
+@pytest.mark.parametrize("kind", sorted(LOSSES))
+def test_every_loss_trains_in_batches_and_lowers_itself(kind: str, small: ImageSet) -> None:
+    tree = {**TINY, "loss": {"kind": kind}, "train": {"epochs": 6, "learning_rate": 0.01}}
+    if LOSSES[kind].scores:
+        tree["encoder"] = {"kind": "mlp", "hidden": [32], "dim": 3, "normalize": False}
+    fitted = fit(Recipe.from_dict(tree), small)
+    losses = [row["loss"] for row in fitted.history]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"loss.kind": "supconn"}, ["supconn", "supcon"]),
+        ({"loss.temperatur": 1}, ["temperatur", "temperature"]),
+        ({"loss.temperature": -1}, ["temperature", "-1"]),
+        ({"encoder.kind": "resnett"}, ["resnett", "resnet"]),
+        ({"encoder.dims": 3}, ["dims", "dim"]),
+        ({"augment.shft": 2}, ["shft", "shift"]),
+        ({"augment.shift": -2}, ["shift", "-2"]),
+        ({"sampling.kind": "pairs"}, ["supcon", "pairs", "contrastive"]),
+        ({"encoder.normalize": False}, ["supcon", "unit length", "normalize"]),
+        ({"loss.kind": "cross-entropy", "encoder.dim": 2}, ["cross-entropy", "2", "3", "encoder.dim"]),
+        ({"data.mean": [0.1, 0.2, 0.3]}, ["mean", "3", "1 channel"]),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_refused_before_training(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        check(RECIPE.with_changes(changes), shapes(30), seed=0)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_images_without_classes_to_tell_apart_are_refused(small: ImageSet) -> None:
+    with pytest.raises(InputError, match="no labels"):
+        fit(RECIPE, ImageSet(images=small.images))
+    with pytest.raises(InputError, match="one class only"):
+        fit(RECIPE, small.subset(small.labels == 1))
+    lonely = ImageSet(images=small.images[:5], labels=np.array([0, 0, 1, 1, 2]), classes=("a", "b", "lonely"))
+    with pytest.raises(InputError, match="lonely"):
+        fit(RECIPE.with_changes({"sampling.kind": "pairs", "loss.kind": "contrastive"}), lonely)
+
+
+def test_a_loss_that_is_no_number_ends_training_with_what_to_try(tmp_path: Path, small: ImageSet) -> None:
+    recipe = RECIPE.with_changes(
+        {"train.learning_rate": 1e30, "loss.kind": "contrastive", "encoder.normalize": False, "train.optimizer": "sgd"}
+    )
+    with pytest.raises(InputError, match=r"epoch 1.*(learning rate|learning_rate)"):
+        fit(recipe, small, checkpoint=tmp_path / "latest.safetensors")
+    assert not (tmp_path / "latest.safetensors").exists()
+
+
+def test_collapse_is_noticed_once_and_said_in_plain_words(small: ImageSet) -> None:
+    blank = ImageSet(images=np.zeros_like(small.images), labels=small.labels, classes=small.classes)
+    recorder = Recorder()
+    fit(RECIPE, blank, watcher=recorder)
+    assert len(recorder.warnings) == 1
+    assert "collapsed" in recorder.warnings[0]
+    assert "try" in recorder.warnings[0]
+    fit(RECIPE, small, watcher=(healthy := Recorder()))
+    assert healthy.warnings == []
+    assert len(healthy.rows) == 3
+
+
+def test_spread_is_zero_for_one_point_and_one_for_centred_points() -> None:
+    points = torch.nn.functional.normalize(torch.randn(50, 4), dim=1)
+    assert spread(torch.ones(5, 3)) == 0
+    assert spread(torch.cat([points, -points])) == pytest.approx(1)
+    rows = points.numpy()
+    oracle = np.sqrt(((rows - rows.mean(0)) ** 2).sum(1).mean() / (rows**2).sum(1).mean())
+    assert spread(points) == pytest.approx(float(oracle), rel=1e-5)
+    assert collapse_message(points, 1) is None
+
+
+def test_learning_rates_follow_their_closed_forms() -> None:
+    step = TrainSection(schedule="step", learning_rate=1.0, step_epochs=7, factor=0.3, epochs=50)
+    assert [learning_rate(step, epoch, 0, 10) for epoch in (0, 6, 7, 13, 14)] == pytest.approx([1, 1, 0.3, 0.3, 0.09])
+    falling = TrainSection(schedule="exponential", learning_rate=3e-4, factor=0.5, epochs=10)
+    assert learning_rate(falling, 5, 50, 10) == pytest.approx(3e-4 * 0.5**0.5)
+    cycle = TrainSection(
+        schedule="one-cycle", learning_rate=2.0, epochs=2, warmup=0.25, start_factor=0.1, final_factor=0.01
+    )
+    rates = [learning_rate(cycle, number // 50, number, 50) for number in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == pytest.approx(2.0, rel=1e-3)
+    assert rates[-1] == pytest.approx(0.02)
+    assert np.argmax(rates) in (24, 25)
+    assert all(np.diff(rates[25:]) < 0)
+    assert learning_rate(TrainSection(learning_rate=0.1), 3, 3, 3) == 0.1
+
+
+def test_the_average_of_weights_is_the_closed_form() -> None:
+    average, encoder = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+    with torch.no_grad():
+        encoder.weight.fill_(3.0)
+        encoder.num_batches_tracked.fill_(7)
+    for _ in range(2):
+        update_average(average, encoder, 0.5)
+    assert average.weight.tolist() == [2.5, 2.5]  # 1 -> 2 -> 2.5
+    assert average.num_batches_tracked == 7
+
+
+def test_optimisers_are_what_the_recipe_says() -> None:
+    weight = [torch.nn.Parameter(torch.zeros(1))]
+    sgd = build_optimizer(TrainSection(optimizer="sgd", learning_rate=0.1, momentum=0.8, weight_decay=0.5), weight)
+    assert (type(sgd).__name__, sgd.defaults["momentum"], sgd.defaults["weight_decay"]) == ("SGD", 0.8, 0.5)
+    adam = build_optimizer(TrainSection(optimizer="adamw", beta2=0.95), weight)
+    assert (type(adam).__name__, adam.defaults["betas"]) == ("AdamW", (0.9, 0.95))
+
+
+def test_seeds_of_steps_do_not_repeat() -> None:
+    seeds = {mix(seed, number) for seed in range(20) for number in range(2000)}
+    assert len(seeds) == 20 * 2000
+    assert all(0 <= seed < 2**63 for seed in seeds)
