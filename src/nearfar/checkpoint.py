@@ -82,10 +82,10 @@ def load_checkpoint(path: Path | str, modules: Mapping[str, nn.Module], optimize
         number, key = name.split("/", 1)
         state.setdefault(int(number), {})[key] = scalar
     # The fused kernels walk a weight and its state in step, so the state must lie in memory as the weight does.
-    for number, weight in enumerate(weight for group in optimizer.param_groups for weight in group["params"]):
-        for key, value in state.get(number, {}).items():
+    for place, weight in enumerate(weight for group in optimizer.param_groups for weight in group["params"]):
+        for key, value in state.get(place, {}).items():
             if isinstance(value, Tensor) and value.shape == weight.shape:
-                state[number][key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+                state[place][key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
     current = optimizer.state_dict()
     optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
     position = header.get("position")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from nearfar.errors import InputError, did_you_mean
 from nearfar.params import Params
 from nearfar.search.index import NeighborIndex, not_fitted
-from nearfar.search.vectors import Metric, check_k
+from nearfar.search.vectors import Metric, as_vectors, check_k
 
 Vote = Literal["majority", "similarity"]
 Codes = npt.NDArray[np.int64]
@@ -24,6 +24,7 @@ VOTES: tuple[str, ...] = get_args(Vote)
 TEMPERATURE = 0.07
 """Of the similarity-weighted vote, as in Wu et al. 2018."""
 
+_TIE_BREAK = 1e-9
 _BLOCK = 1 << 20
 
 
@@ -77,6 +78,9 @@ def winners(codes: Codes, similarity: Wide, vote: Vote = "majority") -> Codes:
 def probabilities(codes: Codes, similarity: Wide, classes: int, vote: Vote = "majority") -> Wide:
     """Return the share of the vote that each class has, [N, classes], summing to 1 in each row.
 
+    Where the first place is shared, the winner's share is raised by one in 10^9, so that the greatest share is always
+    that of ``winners``.
+
     Args:
         codes: the classes of the neighbours [N, k], numbers from 0 to ``classes`` - 1.
         similarity: of the neighbours [N, k].
@@ -84,9 +88,16 @@ def probabilities(codes: Codes, similarity: Wide, classes: int, vote: Vote = "ma
         vote: see ``vote_weights``.
     """
     places = np.arange(len(codes))[:, None] * classes + codes
-    weights = vote_weights(similarity, vote)
-    counted = np.bincount(places.ravel(), weights=weights.ravel(), minlength=len(codes) * classes)
-    return counted.reshape(len(codes), classes)
+    shares: Wide = np.zeros((len(codes), classes))
+    np.add.at(shares.reshape(-1), places.ravel(), vote_weights(similarity, vote).ravel())
+    first = winners(codes, similarity, vote)
+    rows = np.arange(len(codes))
+    lead = shares[rows, first]
+    # Sums of equal weights in another order may differ in the last bits: they are tied all the same.
+    tied = (shares >= lead[:, None] - 1e-12).sum(axis=1) > 1
+    shares[rows[tied], first[tied]] += _TIE_BREAK
+    shares[tied] /= 1.0 + _TIE_BREAK
+    return shares
 
 
 def check_vote(vote: object) -> Vote:
@@ -133,9 +144,11 @@ class NeighborClassifier(Params):
             raise InputError("NeighborClassifier requires y to be passed, but the target y is None")
         check_vote(self.vote)
         own = NeighborIndex() if self.index is None else type(self.index)(**self.index.get_params(deep=False))
-        own.fit(X, y)
-        check_k(self.k, len(own))
+        own.fit(X, _column(y))
+        if check_k(self.k, max(self.k, 1)) > len(own):
+            raise InputError(f"k is {self.k}, but X has n_samples = {len(own)}; expected as many samples as neighbours")
         self._own = own
+        self._codes()
         return self
 
     @property
@@ -156,7 +169,7 @@ class NeighborClassifier(Params):
         """
         _, classes, _ = self._codes()
         codes, similarity = self._neighbours(X)
-        return classes[winners(codes, similarity, check_vote(self.vote))]  # type: ignore[no-any-return]
+        return classes[winners(codes, similarity, check_vote(self.vote))]
 
     def predict_proba(self, X: Any) -> Wide:
         """Return the share of the vote that each class has, [N, classes], in the order of ``classes_``.
@@ -204,5 +217,18 @@ class NeighborClassifier(Params):
     def _neighbours(self, X: Any) -> tuple[Codes, Wide]:
         """Return the classes of the k nearest neighbours as numbers [N, k], and their similarities [N, k]."""
         gallery = self._gallery()
-        scores, rows = gallery.search_rows(X, self.k)
+        queries = as_vectors(X, "X", dimensions=gallery.n_features_in_, owner=type(self).__name__)
+        scores, rows = gallery.search_rows(queries, self.k)
         return self._codes()[2][rows], similarities(scores, gallery.metric)  # type: ignore[arg-type]
+
+
+def _column(y: Any) -> Any:
+    """Return labels [N, 1] as [N], with scikit-learn's warning; others as they are."""
+    if np.ndim(y) != 2 or np.shape(y)[1] != 1:
+        return y
+    import warnings
+
+    from sklearn.exceptions import DataConversionWarning
+
+    warnings.warn("A column-vector y was passed when a 1d array was expected.", DataConversionWarning, stacklevel=3)
+    return np.asarray(y)[:, 0]

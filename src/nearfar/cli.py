@@ -250,9 +250,9 @@ def fetch_data(name: str, /) -> None:
     name
         A name that `nearfar data list` shows.
     """
-    from nearfar.data import catalog
+    from nearfar.data import fetch
 
-    print(catalog.fetch(name))
+    print(fetch(name))
 
 
 @data_app.command(name="check")
@@ -266,9 +266,9 @@ def check_data(path: str, /, *, as_json: Annotated[bool, Parameter(name="--json"
     as_json
         Print the result as JSON.
     """
-    from nearfar.data import check
+    from nearfar.data import check, format_check
 
-    _print(check.check(path), as_json, check.format_check)
+    _print(check(path), as_json, format_check)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -147,7 +147,7 @@ def _metadata(rows: NDArray[np.int64], numbers: NDArray[np.int64] | None, classe
 def _escape(text: str) -> str:
     for letter, written in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
         text = text.replace(letter, written)
-    return text
+    return text.encode("utf-8", "backslashreplace").decode()  # a file name need not be valid text
 
 
 def _write_sprite(path: Path, images: Any, rows: NDArray[np.int64]) -> tuple[int, int]:

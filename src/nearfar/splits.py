@@ -31,6 +31,11 @@ class Splits:
     test: ImageSet | None
     unseen: ImageSet | None  # images of classes that training never sees
 
+    def parts(self) -> dict[str, ImageSet]:
+        """The parts that there are, by name, in the order of their use."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test, "unseen": self.unseen}
+        return {name: part for name, part in named.items() if part is not None}
+
 
 def load_for(source: str | Path | ImageSet, section: DataSection, *, seed: int, skip_bad: bool = False) -> Splits:
     """Read ``source`` as the recipe's data section asks, and cut it into parts.

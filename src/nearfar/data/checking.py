@@ -26,6 +26,7 @@ from nearfar.data.sources import ENCODED_ROWS, Chunk, Source, common_classes
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _EXAMPLES = 5
 _SIZES = 10
+_CLASSES = 20
 _AS_IT_IS = Form()
 
 
@@ -93,30 +94,34 @@ def format_check(tree: Mapping[str, Any]) -> str:
     """Put what ``check`` found into lines for people to read."""
     lines = [f"{tree['source']}: {tree['classes']:,} classes" if tree["classes"] else f"{tree['source']}: no labels"]
     for split, found in tree["splits"].items():
-        lines.append(f"{split}: {found['images']:,} images")
-        if found["per_class"]:
-            counts = Counter(found["per_class"].values())
-            low, high = min(counts), max(counts)
-            lines.append(f"  per class    {low:,} to {high:,} images, {len(found['per_class']):,} classes")
-            if len(found["per_class"]) <= 20:
-                lines += [f"    {name:<20} {count:>8,}" for name, count in found["per_class"].items()]
-        if found["single"]:
-            lines.append(f"  one image    {len(found['single']):,} classes have just one: {_some(found['single'])}")
-        sizes = [f"{size['height']} x {size['width']} ({size['images']:,})" for size in found["sizes"]]
-        lines.append(f"  sizes        {', '.join(sizes[:5])}" + _more(found["distinct_sizes"] - 5) + "  height x width")
-        lines.append("  modes        " + ", ".join(f"{mode} ({count:,})" for mode, count in found["modes"].items()))
-        lines.append(f"  unreadable   {len(found['unreadable']):,}")
-        lines += [f"    {bad['file']}: {bad['reason']}" for bad in found["unreadable"][:_SIZES]]
-        if len(found["unreadable"]) > _SIZES:
-            lines.append(f"   {_more(len(found['unreadable']) - _SIZES)}")
-        twice = found["duplicates"]
-        lines.append(f"  duplicates   {twice['images']:,} images repeat another" + _differing(twice))
-        lines += [f"    {' = '.join(ids)}" for ids in twice["examples"]]
+        lines += _split_lines(split, found)
     for pair in tree["across"]:
         first, second = pair["splits"]
-        lines.append(f"{second} and {first}: {pair['images']:,} images of {second} are in {first} too" + _differing(pair))
+        shared = f"{pair['images']:,} images of {second} are in {first} too; {pair['pictures']:,} pictures"
+        lines.append(f"{second} and {first}: {shared}{_differing(pair)}")
         lines += [f"    {' = '.join(ids)}" for ids in pair["examples"]]
     return "\n".join(lines)
+
+
+def _split_lines(split: str, found: Mapping[str, Any]) -> list[str]:
+    lines = [f"{split}: {found['images']:,} images"]
+    if found["per_class"]:
+        counts = found["per_class"].values()
+        lines.append(f"  per class    {min(counts):,} to {max(counts):,} images, {len(counts):,} classes")
+        if len(counts) <= _CLASSES:
+            lines += [f"    {name:<20} {count:>8,}" for name, count in found["per_class"].items()]
+    if found["single"]:
+        lines.append(f"  one image    {len(found['single']):,} classes have just one: {_some(found['single'])}")
+    sizes = [f"{size['height']} x {size['width']} ({size['images']:,})" for size in found["sizes"][:_EXAMPLES]]
+    lines.append(f"  sizes        {', '.join(sizes)}{_more(found['distinct_sizes'] - len(sizes))}, height x width")
+    lines.append("  modes        " + ", ".join(f"{mode} ({count:,})" for mode, count in found["modes"].items()))
+    lines.append(f"  unreadable   {len(found['unreadable']):,}")
+    lines += [f"    {bad['file']}: {bad['reason']}" for bad in found["unreadable"][:_EXAMPLES]]
+    if len(found["unreadable"]) > _EXAMPLES:
+        lines.append(f"   {_more(len(found['unreadable']) - _EXAMPLES)}")
+    twice = found["duplicates"]
+    lines.append(f"  duplicates   {twice['images']:,} repeat another image; {twice['pictures']:,} pictures{_differing(twice)}")
+    return lines + [f"    {' = '.join(ids)}" for ids in twice["examples"]]
 
 
 def _look(source: Source, classes: tuple[str, ...]) -> _Split:
@@ -249,4 +254,4 @@ def _more(count: int) -> str:
 
 
 def _differing(found: Mapping[str, Any]) -> str:
-    return f", {found['differing_labels']:,} pictures with differing labels" if found["differing_labels"] else ""
+    return f", {found['differing_labels']:,} of them labelled differently" if found["differing_labels"] else ""

@@ -122,7 +122,7 @@ def load_any(
     parts: list[tuple[str, Source]] = []
     for files, group in itertools.groupby(given, _is_file):
         if files:
-            parts.append(("", image_files([str(path) for path in group])))
+            parts.append(("", image_files([str(_place(path)) for path in group if isinstance(path, (str, Path))])))
             continue
         for path in group:
             sources = open_source(path, form.size, cache, flat=True)
@@ -198,8 +198,8 @@ def name_of(source: Any) -> str:
 
 
 def _is_file(given: Any) -> bool:
-    """Whether it is one image file, by its name; whether it exists is seen when it is read."""
-    return isinstance(given, (str, Path)) and is_image(str(given)) and not _place(given).is_dir()
+    """Whether it is one image file."""
+    return isinstance(given, (str, Path)) and is_image(str(given)) and _place(given).is_file()
 
 
 def _place(path: str | Path) -> Path:

@@ -89,4 +89,4 @@ def _numbers(images: Any, classes: list[str]) -> npt.NDArray[np.int64]:
     """Return the labels of ``images`` as numbers of ``classes``."""
     place = {name: number for number, name in enumerate(classes)}
     own = np.array([place[str(name)] for name in images.classes], dtype=np.int64)
-    return own[images.labels]  # type: ignore[no-any-return]
+    return own[images.labels]

@@ -108,7 +108,8 @@ def verification_figures(
     used = next(value for value in (threshold, best, FIXED_THRESHOLD) if value is not None)
     false_rate, true_rate = roc(distances, same)
     both = bool(same.any()) and not bool(same.all())
-    picked = np.unique(np.linspace(0, len(false_rate) - 1, _ROC_POINTS).round().astype(np.int64)) if both else []
+    points = np.unique(np.linspace(0, len(false_rate) - 1, _ROC_POINTS).round()).astype(np.int64)
+    shown = points if both else points[:0]
     return {
         "accuracy": accuracy_at(distances, same, used),
         "threshold": used,
@@ -119,8 +120,8 @@ def verification_figures(
         "eer": equal_error_rate(false_rate, true_rate) if both else None,
         "pairs": len(distances),
         "roc": {
-            "false_positive_rate": [float(false_rate[at]) for at in picked],
-            "true_positive_rate": [float(true_rate[at]) for at in picked],
+            "false_positive_rate": false_rate[shown].tolist(),
+            "true_positive_rate": true_rate[shown].tolist(),
         },
     }
 

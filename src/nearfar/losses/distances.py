@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nearfar.losses.base import Batch
-from nearfar.losses.tiled import chunks, class_sums
+from nearfar.losses.tiled import chunks, class_members, class_sums
 from nearfar.losses.tiles import Layout, Relation, Tile
 
 # Pairs nearer than a tenth of their distance from the mean: there the product form has lost two digits of the square.
@@ -31,9 +31,7 @@ class _PositiveSquares(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, keys: Tensor, batch: Batch) -> Tensor:
         # A row with itself is at distance 0: self-pairs need no care here.
-        classes, of_keys = torch.unique(batch.key_labels, return_inverse=True)
-        of_rows = torch.searchsorted(classes, batch.labels).clamp_(max=max(len(classes) - 1, 0))
-        known = torch.zeros_like(of_rows, dtype=torch.bool) if not len(classes) else classes[of_rows] == batch.labels
+        classes, of_keys, of_rows, known = class_members(batch)
         keys_in = torch.bincount(of_keys, minlength=len(classes))
         rows_in = torch.bincount(of_rows[known], minlength=len(classes))
         means = class_sums(keys, of_keys, len(classes)) / keys_in[:, None]

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nearfar.losses.base import Batch, Loss, choice, number, temperature_of
-from nearfar.losses.dense import Dense
+from nearfar.losses.base import Batch, Loss, choice, number, temperature_of, zero
+from nearfar.losses.dense import Dense, masked_logsumexp
+from nearfar.losses.mining import distances
 from nearfar.losses.tiled import Tiled, compare
 from nearfar.losses.tiles import Relation
 
@@ -134,3 +135,51 @@ class DCLWLoss(DCLLoss):
         # From 1 downwards, so that no sigma overflows; the factor e^(1/sigma) cancels.
         power = ((cosine - 1.0) / self.sigma).exp() * counted
         return torch.stack((power, power * cosine))
+
+
+class NPairLoss(Loss):
+    """N-pair loss: InfoNCE on plain products of rows of any length (Sohn 2016).
+
+    Mean over all pairs (i, p), p in P(i), of  log(1 + sum over n in N(i) of e^(z_i . k_n - z_i . k_p)), plus ``l2`` times
+    the mean squared length of the rows, which keeps them from growing.
+
+    Args:
+        l2: weight of the squared lengths.
+    """
+
+    def __init__(self, *, l2: float = 0.002) -> None:
+        super().__init__()
+        self.l2 = number("l2", l2, low=0.0, usual="0.002 is usual")
+
+    def _loss(self, batch: Batch) -> Tensor:
+        pairs = Dense(batch)
+        against = pairs.logsumexp(Relation.NEGATIVES, 1.0)
+        terms = pairs.positive_softplus(against, 1.0) / pairs.positives.sum().clamp_min(1)
+        # Rows that take no part in a pair shall have no gradient.
+        some = (pairs.positives > 0).any()
+        return torch.where(some, terms + self.l2 * batch.z.square().sum(1).mean(), zero(batch.z, batch.keys))
+
+
+class SNNLoss(Loss):
+    """Soft nearest neighbour loss (Salakhutdinov, Hinton 2007; Frosst, Papernot, Hinton 2019).
+
+    Mean over rows that have a positive of
+    -log( sum over P(i) of e^(-d_ip^2/T) / sum over P(i) and N(i) of e^(-d_ia^2/T) ), d the Euclidean distance: the chance that a neighbour drawn by nearness is of the row's class.
+
+    Args:
+        temperature: T, in the units of the squared distance.
+    """
+
+    def __init__(self, *, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.temperature = temperature_of(temperature)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        if not len(batch.keys):
+            return zero(batch.z, batch.keys)
+        scores = distances(batch).square() / -self.temperature
+        positives = batch.positives()
+        anchors = positives.any(1)
+        near = torch.where(anchors, masked_logsumexp(scores, ~positives), 0.0)
+        far = masked_logsumexp(scores, ~batch.negatives())
+        return torch.where(anchors, F.softplus(far - near, threshold=50.0), 0.0).sum() / anchors.sum().clamp_min(1)

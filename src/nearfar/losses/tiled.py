@@ -273,30 +273,18 @@ def positive_sums(batch: Batch) -> Tensor:
 class _PositiveSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, keys: Tensor, batch: Batch) -> Tensor:
-        if not len(keys):
-            ctx.members = None
-            ctx.save_for_backward(z, keys)
-            return z.new_zeros(len(z))
-        classes, members = torch.unique(batch.key_labels, return_inverse=True)
-        if batch.symmetric:
-            own_class, known = members, None
-        else:
-            own_class = torch.searchsorted(classes, batch.labels).clamp_(max=len(classes) - 1)
-            known = classes[own_class] == batch.labels
-        centres = class_sums(keys, members, len(classes))
         ctx.save_for_backward(z, keys)
-        ctx.members, ctx.own_class, ctx.known, ctx.offset, ctx.centres = (
-            members,
-            own_class,
-            known,
-            batch.offset,
-            centres,
-        )
+        ctx.centres = None
+        if not len(keys):
+            return z.new_zeros(len(z))
+        classes, members, own_class, known = class_members(batch)
+        centres = class_sums(keys, members, len(classes))
+        ctx.members, ctx.own_class, ctx.known, ctx.centres = members, own_class, known, centres
+        ctx.offset, ctx.symmetric = batch.offset, batch.symmetric
         sums = torch.empty_like(z[:, 0])
         for span in chunks(len(z)):
             sums[span] = (z[span] * centres[own_class[span]]).sum(1)
-        if known is not None:
-            sums.mul_(known)
+        sums.mul_(known)
         if batch.offset is not None:
             sums -= torch.linalg.vecdot(z, keys[batch.offset : batch.offset + len(z)])
         return sums
@@ -305,23 +293,37 @@ class _PositiveSums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         z, keys = ctx.saved_tensors
-        if ctx.members is None:
+        if ctx.centres is None:
             return torch.zeros_like(z), None, None
-        symmetric = ctx.known is None
-        counted = grad if ctx.known is None else grad * ctx.known
+        counted = grad * ctx.known
         dz = torch.index_select(ctx.centres, 0, ctx.own_class).mul_(counted[:, None])
         if ctx.offset is not None:
             own = slice(ctx.offset, ctx.offset + len(z))
             dz.addcmul_(keys[own], grad[:, None], value=-1.0)
         dkeys = None
-        if symmetric or ctx.needs_input_grad[1]:
+        if ctx.symmetric or ctx.needs_input_grad[1]:
             pulls = class_sums(z, ctx.own_class, len(ctx.centres), counted)
-            dkeys = dz if symmetric else torch.zeros_like(keys)
+            dkeys = dz if ctx.symmetric else torch.zeros_like(keys)
             for span in chunks(len(keys)):
                 dkeys[span] += pulls[ctx.members[span]]
             if ctx.offset is not None:
                 dkeys[own].addcmul_(z, grad[:, None], value=-1.0)
-        return dz, None if symmetric else dkeys, None
+        return dz, None if ctx.symmetric else dkeys, None
+
+
+def class_members(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Number the classes of the keys.
+
+    Returns:
+        The classes' labels, the class of each key ``[K]``, that of each row ``[B]``, and whether the keys know it ``[B]``
+        (where they do not, the number of the row means nothing).
+    """
+    classes, of_keys = torch.unique(batch.key_labels, return_inverse=True)
+    if batch.symmetric:
+        return classes, of_keys, of_keys, torch.ones_like(of_keys, dtype=torch.bool)
+    of_rows = torch.searchsorted(classes, batch.labels).clamp_(max=max(len(classes) - 1, 0))
+    known = classes[of_rows] == batch.labels if len(classes) else torch.zeros_like(of_rows, dtype=torch.bool)
+    return classes, of_keys, of_rows, known
 
 
 def class_sums(rows: Tensor, classes: Tensor, count: int, weights: Tensor | None = None) -> Tensor:

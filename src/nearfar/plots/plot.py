@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nearfar.errors import InputError
 from nearfar.files import write_bytes, write_text
-from nearfar.plots.style import plot_style
+from nearfar.plots.style import plot_style, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ def finish(name: str, figure: Figure, caption: str, alt: str) -> Plot:
         if earlier and np.allclose(earlier, places, rtol=0, atol=1e-4):
             break
     figure.set_layout_engine("none")
-    return Plot(name, figure, caption, alt)
+    return Plot(name, figure, printable(caption), printable(alt))
 
 
 def save(plot: Plot, folder: Path | str) -> list[Path]:

@@ -50,6 +50,7 @@ _WIDER_FONTS = (
     "Noto Sans Thai",
     "Noto Sans Symbols2",
 )
+_UNPRINTABLE = ("Cc", "Cn", "Cs", "Zl", "Zp")
 _BLANK = "(blank)"
 _MISSING = "\N{WHITE SQUARE}"
 _STYLE_LOCK = threading.RLock()
@@ -134,12 +135,15 @@ def clean(text: object, limit: int = 24) -> str:
     """
     known = _known_letters()
     letters = []
-    for letter in unicodedata.normalize("NFC", str(text)):
-        if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp"):
-            letters.append(" ")
-        elif unicodedata.category(letter) != "Cf":  # invisible joiners and direction marks have no glyph to miss
-            letters.append(letter if ord(letter) in known else _MISSING)
+    for letter in unicodedata.normalize("NFC", printable(str(text))):
+        if unicodedata.category(letter) != "Cf":  # invisible joiners and direction marks have no glyph to miss
+            letters.append(letter if letter == " " or ord(letter) in known else _MISSING)
     return shorten(" ".join("".join(letters).split()) or _BLANK, limit)
+
+
+def printable(text: str) -> str:
+    """``text`` with a space for every control character, line end and broken letter: one line that any file can hold."""
+    return "".join(" " if unicodedata.category(letter) in _UNPRINTABLE else letter for letter in text)
 
 
 def shorten(text: str, limit: int) -> str:

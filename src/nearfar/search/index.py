@@ -46,7 +46,8 @@ class NeighborIndex(Params):
         """Take in a gallery, in place of what the index held.
 
         Args:
-            X: numbers [N, D]; kept as float32, and with "cosine" as rows of unit length.
+            X: numbers [N, D]; kept as float32, and with "cosine" as rows of unit length. A read-only memory map that
+                is so already is kept as it is, everything else is copied.
             y: labels [N], whole numbers or strings, or None.
             ids: distinct whole numbers [N] by which vectors are named; the numbers of the rows if None.
 
@@ -56,9 +57,10 @@ class NeighborIndex(Params):
         vectors = self._prepared(X, "X")
         numbers = np.arange(len(vectors)) if ids is None else _check_ids(ids, len(vectors))
         labels = None if y is None else _check_labels(y, len(vectors))
-        # A copy, so that what the caller does to the array later does not change the index.
-        own = vectors.copy() if np.shares_memory(vectors, X) else vectors  # type: ignore[arg-type]
-        self._take(own, numbers, labels, None, {})
+        # Unless it cannot change, a copy: what the caller does to the array later must not change the index.
+        fixed = isinstance(X, np.memmap) and X.mode == "r"
+        borrowed = vectors is X or vectors.base is not None
+        self._take(vectors.copy() if borrowed and not fixed else vectors, numbers, labels, None, {})
         return self
 
     def __len__(self) -> int:
@@ -251,7 +253,7 @@ class NeighborIndex(Params):
         metric = check_metric(self.metric)
         if self.backend not in _BACKENDS:
             raise InputError(f"backend is {self.backend!r}{did_you_mean(str(self.backend), _BACKENDS)}")
-        vectors = as_vectors(values, name, dimensions=dimensions)
+        vectors = as_vectors(values, name, dimensions=dimensions, owner=type(self).__name__)
         return unit_rows(vectors, name) if metric == "cosine" else vectors
 
     def _queries(self, values: Any, name: str) -> Floats:
@@ -306,10 +308,13 @@ def _check_labels(labels: Any, count: int) -> npt.NDArray[Any]:
     if array.ndim != 1 or len(array) != count:
         had = f"{len(array):,} entries" if array.ndim == 1 else f"shape {array.shape}"
         raise InputError(f"labels has {had}, X has {count:,} rows; expected one label for each row")
-    if array.dtype.kind == "O":
-        if not all(isinstance(label, str) for label in array):
-            raise InputError("labels holds Python objects, expected whole numbers or strings")
+    if array.dtype.kind == "O" and all(isinstance(label, str) for label in array):
         array = array.astype(str)
     if array.dtype.kind not in "biufU":
-        raise InputError(f"labels has dtype {array.dtype}, expected whole numbers or strings")
+        raise InputError(f"Unknown label type: {array.dtype}; expected whole numbers or strings")
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise InputError("Input y contains NaN or infinity; expected a label for each row")
+        if (array != np.floor(array)).any():
+            raise InputError("Unknown label type: continuous; expected whole numbers or strings")
     return array.copy()

@@ -117,17 +117,18 @@ def _check_format(path: Path, manifest: Mapping[str, Any]) -> None:
 
 def _read_files(folder: Path, manifest: Mapping[str, Any], verify: bool) -> Stored:
     path = folder / MANIFEST
-    rows, dimensions, files = (manifest.get(key) for key in ("rows", "dimensions", "files"))
-    model_hash, metric = manifest.get("model_hash"), manifest.get("metric")
-    whole = isinstance(rows, int) and isinstance(dimensions, int) and isinstance(metric, str)
-    if not (whole and isinstance(files, dict) and {"vectors", "ids"} <= set(files)):
+    rows, dimensions, metric = manifest.get("rows"), manifest.get("dimensions"), manifest.get("metric")
+    files, model_hash = manifest.get("files"), manifest.get("model_hash")
+    sized = isinstance(rows, int) and isinstance(dimensions, int)
+    if not (sized and isinstance(metric, str) and isinstance(files, dict) and {"vectors", "ids"} <= set(files)):
         raise InputError(f"{path} is damaged: it lacks rows, dimensions, metric or the names of the files")
     if not (model_hash is None or isinstance(model_hash, str)):
         raise InputError(f"{path} is damaged: model_hash is {model_hash!r}")
     paths = {what: _check_file(folder, what, entry, verify) for what, entry in files.items()}
-    vectors = _read_array(paths["vectors"], np.float32, (rows, dimensions), mapped=True)
-    ids = _read_array(paths["ids"], np.int64, (rows,))
-    labels = _read_array(paths["labels"], None, (rows,)) if "labels" in paths else None
+    shape: tuple[Any, ...] = (rows, dimensions)
+    vectors = _read_array(paths["vectors"], np.float32, shape, mapped=True)
+    ids = _read_array(paths["ids"], np.int64, shape[:1])
+    labels = _read_array(paths["labels"], None, shape[:1]) if "labels" in paths else None
     names = read_json(paths["names"]) if "names" in paths else {}
     if not all(isinstance(given, list) and all(isinstance(name, str) for name in given) for given in names.values()):
         raise InputError(f"{paths['names']} is damaged: expected lists of names")
@@ -158,7 +159,7 @@ def _read_array(path: Path, dtype: npt.DTypeLike | None, shape: tuple[int, ...],
     wrong_type = array.dtype != dtype if dtype is not None else array.dtype.kind not in "biufU"
     if wrong_type or array.shape != shape or not array.flags.c_contiguous:
         raise InputError(f"{path} holds {array.dtype} {array.shape}, expected {dtype or 'labels'} {shape}")
-    return array  # type: ignore[no-any-return]
+    return array
 
 
 def _write_array(folder: Path, what: str, array: npt.NDArray[Any]) -> dict[str, Any]:

@@ -55,13 +55,14 @@ def check_k(k: object, rows: int, name: str = "k") -> int:
     return int(k)
 
 
-def as_vectors(values: Any, name: str, *, dimensions: int | None = None) -> Floats:
+def as_vectors(values: Any, name: str, *, dimensions: int | None = None, owner: str = "gallery") -> Floats:
     """Return ``values`` as a float32 array [N, D] in row order, copied only where that is needed.
 
     Args:
         values: numbers of shape [N, D] with N, D >= 1: a NumPy array or map, a CPU tensor, nested lists, a data frame.
         name: what an error calls them.
         dimensions: the D they must have, or None.
+        owner: who it is that has this D, for the error.
 
     Raises:
         InputError: not numbers, not two axes, empty, another D, or NaN, infinite or larger than 1e15 (row named).
@@ -81,8 +82,8 @@ def as_vectors(values: Any, name: str, *, dimensions: int | None = None) -> Floa
         raise InputError(f"{name} is empty: {empty} (shape={array.shape}) while a minimum of 1 is required.")
     if dimensions is not None and array.shape[1] != dimensions:
         raise InputError(
-            f"{name} has {array.shape[1]} features, but the vectors it is compared with have {dimensions}: "
-            f"expecting {dimensions} features as input; embed both with the same model"
+            f"{name} has {array.shape[1]} features, but {owner} is expecting {dimensions} features as input; "
+            f"embed both with the same model"
         )
     if array.dtype.kind not in "biuf":
         try:
