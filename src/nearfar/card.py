@@ -12,6 +12,7 @@ from nearfar.files import read_json, write_text
 _ROWS = (
     ("classification", "accuracy", "{k}-nearest-neighbour accuracy"),
     ("classification", "one_nn_accuracy", "1-nearest-neighbour accuracy"),
+    ("classification", "head_accuracy", "Accuracy of the linear head"),
     ("classification", "f1_macro", "F1, mean over classes"),
     ("retrieval", "recall@1", "Recall at 1"),
     ("retrieval", "map@r", "MAP@R"),
@@ -105,7 +106,7 @@ def _figures(metrics: dict[str, Any]) -> list[str]:
         unseen = metrics["unseen"]
         count = unseen.get("data", {})
         lines += [
-            f"| Recall at 1 on {count.get('classes', 0):,} classes never trained on ({count.get('queries', 0):,} images) "
+            f"| Recall at 1 on {count.get('new_classes', 0):,} classes never trained on ({count.get('queries', 0):,} images) "
             f"| {unseen['retrieval']['recall@1']:.4f} |"
         ]
     return [*lines, ""]

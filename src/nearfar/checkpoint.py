@@ -24,7 +24,8 @@ from nearfar.files import write_bytes
 def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> None:
     """Write named tensors and a JSON-able header to one safetensors file, atomically."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    metadata = {"format": "pt", "nearfar": json.dumps(dict(header or {}), allow_nan=False)}
+    # One entry only: safetensors writes several in random order, and equal models should be equal files.
+    metadata = {"format": "pt"} if header is None else {"nearfar": json.dumps(dict(header), allow_nan=False)}
     write_bytes(path, safetensors.torch.save(plain, metadata))
 
 

@@ -6,6 +6,7 @@ product, or for Euclidean distances ``-d^2 / 2``, which for unit vectors is the 
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -222,13 +223,12 @@ class NeighborClassifier(Params):
         return self._codes()[2][rows], similarities(scores, gallery.metric)  # type: ignore[arg-type]
 
 
-def _column(y: Any) -> Any:
+def _column(y: Any) -> npt.NDArray[Any]:
     """Return labels [N, 1] as [N], with scikit-learn's warning; others as they are."""
-    if np.ndim(y) != 2 or np.shape(y)[1] != 1:
-        return y
-    import warnings
-
+    labels = np.asarray(y)
+    if labels.ndim != 2 or labels.shape[1] != 1:
+        return labels
     from sklearn.exceptions import DataConversionWarning
 
     warnings.warn("A column-vector y was passed when a 1d array was expected.", DataConversionWarning, stacklevel=3)
-    return np.asarray(y)[:, 0]
+    return labels[:, 0]

@@ -35,6 +35,7 @@ def train(
     /,
     *,
     recipe: str | None = None,
+    start: Annotated[Path | None, Parameter(name="--from")] = None,
     out: Path | None = None,
     seed: int = 0,
     epochs: int | None = None,
@@ -52,7 +53,10 @@ def train(
         A name (mnist, fashion-mnist, digits), a folder with one sub-folder per class, a folder with metadata.csv, IDX
         files, a pixel CSV, .npz, or Parquet with an image column.
     recipe
-        A name that `nearfar recipes` lists, or a .toml file; by default the one that suits the data.
+        A name that `nearfar recipes` lists, or a .toml file; by default that of --from, or the one that suits the data.
+    start
+        A run folder whose encoder training begins with; --set train.mode=linear trains a linear classifier on it,
+        train.mode=finetune both together.
     out
         The run folder; by default a new one below runs/.
     seed
@@ -77,6 +81,7 @@ def train(
     result = verbs.train(
         data,
         recipe=recipe,
+        start=start,
         out=out,
         seed=seed,
         epochs=epochs,

@@ -32,6 +32,7 @@ class Embedder(Params):
         encoder_: the network, in eval mode: float [B, C, H, W], normalised as the recipe says, to [B, D].
         classes_: names of the classes that it was trained on.
         channels_, size_: of the images that the encoder takes; others are converted and resized.
+        head_: the linear classifier that ``train.mode`` asked for, a `nearfar.heads.Head`, or None.
         history_: one dict an epoch.
         training_: seconds, images a second, and the precision of the arithmetic.
     """
@@ -43,6 +44,7 @@ class Embedder(Params):
         epochs: int | None = None,
         device: str = "auto",
         changes: Mapping[str, Any] | None = None,
+        start: str | Path | None = None,
     ) -> None:
         """Args:
         recipe: name of a recipe that comes with nearfar, a TOML file, or a `Recipe`.
@@ -50,12 +52,14 @@ class Embedder(Params):
         epochs: instead of the recipe's.
         device: "auto", "cpu" or "cuda".
         changes: values by dotted key that replace the recipe's, e.g. ``{"loss.temperature": 0.2}``.
+        start: a run folder whose encoder training begins with, instead of random weights.
         """
         self.recipe = recipe
         self.seed = seed
         self.epochs = epochs
         self.device = device
         self.changes = changes
+        self.start = start
 
     def fit(
         self,
@@ -109,11 +113,12 @@ class Embedder(Params):
         Raises:
             InputError: the recipe and the images do not fit, or the loss stopped being finite.
         """
-        self.check(train)
+        start = self.check(train)
         fitted = fit(
             self.recipe_,
             train,
             validation,
+            start=start,
             seed=self.seed,
             device=find_device(self.device),
             checkpoint=None if folder is None else folder / runs.CHECKPOINT,
@@ -121,23 +126,30 @@ class Embedder(Params):
             on_epoch=None if folder is None else lambda history: runs.write_history(folder, history),
             watcher=watcher,
         )
-        self.encoder_ = fitted.encoder
+        self.encoder_, self.head_ = fitted.encoder, fitted.head
         self.history_ = fitted.history
         self.training_.update(seconds=fitted.seconds, images_per_second=fitted.images_per_second, precision=fitted.precision)
         return self
 
-    def check(self, train: ImageSet) -> None:
+    def check(self, train: ImageSet) -> nn.Module | None:
         """Refuse a recipe that does not fit the images, before anything is written or computed.
 
+        Returns:
+            The encoder of the run to start from, if there is one.
+
         Raises:
-            InputError: it does not.
+            InputError: the recipe does not fit, or that run does not.
         """
         find_device(self.device)
         self.recipe_ = self.resolve()
-        check(self.recipe_, train, seed=self.seed)
+        start, self.start_ = None, None
+        if self.start is not None:
+            start, self.start_ = runs.load_start(Path(self.start), self.recipe_)
+        check(self.recipe_, train, seed=self.seed, start=start)
         self.classes_ = tuple(train.classes)
         self.channels_, self.size_ = train.channels, train.size
         self.training_: dict[str, Any] = {}
+        return start
 
     def transform(self, X: ImageSet | ArrayLike) -> np.ndarray:
         """Embed images: float32 [N, D], unit rows where the recipe says so.
@@ -153,7 +165,7 @@ class Embedder(Params):
         return self.fit(X, y).transform(X)
 
     def untrained(self) -> nn.Module:
-        """An encoder of the same shape with the weights that training of this seed began with."""
+        """An encoder of the same shape with the random weights of this seed, which training begins with (without ``start``)."""
         self._require_fitted()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(self.seed, 0))
@@ -188,7 +200,7 @@ class Embedder(Params):
             return folder
         config = self.config({})
         runs.begin(folder, config, resume=False)
-        runs.finish(folder, self.encoder_, config, self.history_)
+        runs.finish(folder, self.encoder_, config, self.history_, self.head_)
         return folder
 
     def config(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,6 +212,7 @@ class Embedder(Params):
             "input": {"channels": self.channels_, "size": list(self.size_)},
             "classes": list(self.classes_),
             "training": self.training_,
+            **({} if self.start_ is None else {"start": self.start_}),
         }
 
     @classmethod
@@ -211,12 +224,13 @@ class Embedder(Params):
         """
         recipe, encoder, config = runs.load(Path(folder))
         model = cls(recipe=recipe, seed=config["seed"], device=device)
-        model.recipe_, model.encoder_ = recipe, encoder
+        model.recipe_, model.encoder_, model.head_ = recipe, encoder, runs.head_of(Path(folder), config)
         model.classes_ = tuple(config["classes"])
         model.channels_ = config["input"]["channels"]
         model.size_ = (config["input"]["size"][0], config["input"]["size"][1])
         model.history_ = runs.read_history(Path(folder))
         model.training_ = config.get("training", {})
+        model.start_ = config.get("start")
         return model
 
     def resolve(self) -> Recipe:

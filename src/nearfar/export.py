@@ -125,7 +125,8 @@ def _write_vectors(path: Path, vectors: NDArray[Any], rows: NDArray[np.int64]) -
     with write_atomic(path) as file, csv.CSVWriter(file, schema, write_options=options) as writer:
         for start in range(0, len(rows), _CHUNK):
             some = rows[start : start + _CHUNK]
-            block = vectors[some].astype(np.float32)
+            with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is reported below
+                block = vectors[some].astype(np.float32)
             if not np.isfinite(block).all():
                 row, column = (int(at) for at in np.argwhere(~np.isfinite(block))[0])
                 raise InputError(f"z[{some[row]}, {column}] is {block[row, column]}, expected finite numbers")

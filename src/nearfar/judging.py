@@ -157,9 +157,11 @@ def figures(judged: Judged) -> dict[str, Any]:
         new_classes=int((~np.isin(np.unique(judged.labels), np.asarray(judged.index.labels))).sum()),
         skipped=list(judged.queries.skipped),
     )
+    add_head_accuracy(tree, judged)
     if judged.splits is not None and (unseen := judged.splits.unseen) is not None:
         z, labels = model.transform(unseen), labels_in(unseen, model.classes_)
-        tree["unseen"] = measure(z, labels, z, labels, True, gallery_is=itself.format("the images of the unseen classes"))
+        about = {"gallery_is": itself.format("the images of the unseen classes"), "new_classes": len(np.unique(labels))}
+        tree["unseen"] = measure(z, labels, z, labels, True, **about)
     training = judged.config.get("training", {})
     tree["timing"] = {
         **tree.get("timing", {}),
@@ -169,6 +171,23 @@ def figures(judged: Judged) -> dict[str, Any]:
         "images_per_second": len(judged.queries) / judged.seconds,
     }
     return tree
+
+
+def add_head_accuracy(tree: dict[str, Any], judged: Judged) -> None:
+    """Put what the run's linear head says beside what neighbours say, where it knows every class of the queries."""
+    from nearfar.evaluation.bootstrap import bootstrap_intervals
+    from nearfar.evaluation.figures import finite
+
+    head = judged.model.head_
+    if head is None or not {judged.classes[number] for number in np.unique(judged.labels)} <= set(head.classes):
+        return
+    numbers = np.array([judged.classes.index(name) for name in head.classes], dtype=np.int64)
+    right = {"head_accuracy": (numbers[head.predict(judged.z)] == judged.labels).astype(np.float64)}
+    tree["classification"]["head_accuracy"] = float(right["head_accuracy"].mean())
+    samples = judged.model.recipe_.evaluate.bootstrap
+    if samples:
+        intervals = bootstrap_intervals(right, samples=samples, seed=judged.config["seed"])
+        tree["confidence"]["classification"] |= finite(intervals)
 
 
 def load_run(folder: Path, *, device: str = "auto") -> tuple[Embedder, NeighborIndex]:

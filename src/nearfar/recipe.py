@@ -70,8 +70,9 @@ class SamplingSection:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSection:
-    """The optimiser and its schedule."""
+    """What is learned, the optimiser and its schedule."""
 
+    mode: Literal["embedding", "linear", "finetune"] = "embedding"  # on a run's encoder: a linear head, or both together
     epochs: int = 10
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = 1e-3
@@ -182,10 +183,18 @@ class Recipe:
     def with_changes(self, changes: Mapping[str, Any]) -> Recipe:
         """A copy with dotted keys changed: ``{"loss.margin": 0.5}``.
 
+        A change of ``train.mode`` to "linear" or "finetune" comes first and brings what heads learn by: cross-entropy on
+        images one by one, instead of another loss and of pairs.
+
         Raises:
             InputError: a key is unknown or a value does not fit.
         """
         tree = self.to_dict()
+        if changes.get("train.mode", "embedding") != "embedding":
+            if tree["loss"]["kind"] != "cross-entropy":
+                tree["loss"] = {"kind": "cross-entropy"}
+            if tree["sampling"]["kind"] == "pairs":
+                tree["sampling"]["kind"] = "shuffle"
         for dotted, value in changes.items():
             section, _, key = dotted.partition(".")
             if not key or not isinstance(tree.get(section), dict):

@@ -19,10 +19,12 @@ from nearfar.checkpoint import load_tensors, load_weights, save_tensors
 from nearfar.encoders import build_encoder
 from nearfar.errors import InputError
 from nearfar.files import explain_os_errors, hash_file, read_json, write_json, write_text
+from nearfar.heads import Head, load_head, save_head
 from nearfar.recipe import Recipe
 
 FORMAT = 1
 CONFIG, MODEL, HISTORY, METRICS, CARD = "config.json", "model.safetensors", "history.jsonl", "metrics.json", "README.md"
+HEAD = "head.safetensors"
 INDEX, PLOTS = "index", "plots"
 CHECKPOINT = Path("checkpoints") / "latest.safetensors"
 
@@ -46,9 +48,9 @@ def begin(folder: Path, config: Mapping[str, Any], *, resume: bool) -> None:
         earlier = read_config(folder)
         if earlier["state"] == "finished":
             raise InputError(f"cannot resume: the run in {folder} is finished; evaluate it, or choose another --out")
-        for key in ("recipe", "seed", "data"):
-            if earlier[key] != config[key]:
-                raise InputError(f"cannot resume: {_difference(folder, key, earlier[key], config[key])}")
+        for key in ("recipe", "seed", "data", "start"):
+            if earlier.get(key) != config.get(key):
+                raise InputError(f"cannot resume: {_difference(folder, key, earlier.get(key), config.get(key))}")
         if (folder / CHECKPOINT).exists():
             return
     with explain_os_errors(folder):
@@ -56,7 +58,13 @@ def begin(folder: Path, config: Mapping[str, Any], *, resume: bool) -> None:
     write_json(folder / CONFIG, {"format": FORMAT, "nearfar": nearfar.__version__, "state": "training", **config})
 
 
-def finish(folder: Path, encoder: nn.Module, config: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
+def finish(
+    folder: Path,
+    encoder: nn.Module,
+    config: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    head: Head | None = None,
+) -> str:
     """Write the trained model into ``folder`` and declare the run finished; returns the model's hash.
 
     The checkpoint goes last, so a crash before leaves a run that can be resumed.
@@ -72,6 +80,7 @@ def finish(folder: Path, encoder: nn.Module, config: Mapping[str, Any], history:
             "state": "finished",
             **config,
             "model": {"file": MODEL, "sha256": digest},
+            **({} if head is None else {"head": {"file": HEAD, "sha256": save_head(folder / HEAD, head)}}),
         },
     )
     (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -97,6 +106,15 @@ def must_be_free(folder: Path) -> None:
     if state == "training":
         mend = f"go on with --resume, {mend}"
     raise InputError(f"{folder} holds a {'finished' if state == 'finished' else 'started'} run already; {mend}")
+
+
+def free_folder(name: str) -> Path:
+    """``runs/name``, or ``runs/name-2`` and so on when it is taken."""
+    folder, number = Path("runs") / name, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{name}-{number}"
+    return folder
 
 
 def write_history(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
@@ -174,6 +192,44 @@ def load(folder: Path) -> tuple[Recipe, nn.Module, dict[str, Any]]:
         raise InputError(f"{folder / CONFIG} asks for a network that cannot be built: {str(error).splitlines()[0]}") from None
     load_weights(encoder, weights, path)
     return recipe, encoder.to(memory_format=torch.channels_last).eval(), config  # type: ignore[call-overload]
+
+
+def head_of(folder: Path, config: Mapping[str, Any]) -> Head | None:
+    """The linear head of a finished run, or None where it has none.
+
+    Raises:
+        InputError: the file is missing, damaged, or of another run.
+    """
+    entry = config.get("head")
+    return None if not isinstance(entry, dict) else load_head(folder / HEAD, str(entry.get("sha256")))
+
+
+def recipe_to_continue(folder: Path) -> Recipe:
+    """The recipe of a finished run, for images that are brought to the size and channels which its encoder takes.
+
+    Raises:
+        InputError: there is no finished run in ``folder``.
+    """
+    recipe, _, config = load(folder)
+    return recipe.with_changes({"data.size": config["input"]["size"], "data.channels": config["input"]["channels"]})
+
+
+def load_start(folder: Path, recipe: Recipe) -> tuple[nn.Module, dict[str, str]]:
+    """The encoder of a finished run, for the training of ``recipe`` to begin with, and which one it is.
+
+    Raises:
+        InputError: there is no finished run, or its encoder or its preprocessing is not that of ``recipe``.
+    """
+    earlier, encoder, config = load(folder)
+    same = {"encoder.kind": (earlier.encoder.kind, recipe.encoder.kind)}
+    same |= {f"data.{key}": (getattr(earlier.data, key), getattr(recipe.data, key)) for key in ("mean", "std")}
+    for key, (there, here) in same.items():
+        if there != here:
+            raise InputError(
+                f"cannot start from {folder}: its {key} is {there!r}, the recipe's is {here!r}; "
+                "leave out --recipe, and the run's own is taken"
+            )
+    return encoder, {"run": str(folder), "sha256": config["model"]["sha256"]}
 
 
 def _difference(folder: Path, key: str, earlier: Any, now: Any) -> str:

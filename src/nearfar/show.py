@@ -8,6 +8,7 @@ from typing import Any
 _FIGURES = (
     ("classification", "accuracy", "{k}-NN accuracy"),
     ("classification", "one_nn_accuracy", "1-NN accuracy"),
+    ("classification", "head_accuracy", "linear head accuracy"),
     ("classification", "precision_macro", "precision (macro)"),
     ("classification", "recall_macro", "recall (macro)"),
     ("classification", "f1_macro", "F1 (macro)"),
@@ -58,7 +59,7 @@ def figures(tree: Mapping[str, Any]) -> str:
         apart = tree["unseen"]
         lines += [
             "",
-            f"{apart['data']['queries']:,} images of {apart['data']['classes']:,} classes never trained on, "
+            f"{apart['data']['queries']:,} images of {apart['data']['new_classes']:,} classes never trained on, "
             "each left out of its own search",
             *_table(apart),
         ]
@@ -91,8 +92,11 @@ def neighbors(results: Sequence[Mapping[str, Any]]) -> str:
 
 def predictions(results: Sequence[Mapping[str, Any]]) -> str:
     """What `verbs.predict` returned: a line for every image."""
-    head = ("image", "label", "votes", "nearest", "score")
-    rows = [(r["image"], r["label"], f"{r['votes']:.2f}", r["nearest"], f"{r['score']:.4f}") for r in results]
+    head = ["image", "label", "votes", "nearest", "score"]
+    rows = [[r["image"], r["label"], f"{r['votes']:.2f}", r["nearest"], f"{r['score']:.4f}"] for r in results]
+    if any("head_label" in result for result in results):
+        head = [*head, "linear head"]
+        rows = [[*row, result["head_label"]] for row, result in zip(rows, results, strict=True)]
     lines = _columns([head, *rows])
     return "\n".join(lines) + _right(results)
 

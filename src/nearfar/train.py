@@ -26,6 +26,8 @@ from nearfar.checkpoint import load_checkpoint, save_checkpoint
 from nearfar.data import ImageSet
 from nearfar.encoders import build_encoder
 from nearfar.errors import InputError, did_you_mean
+from nearfar.heads import Head, HeadLoss
+from nearfar.inference import embed as embed_all
 from nearfar.losses import LOSSES, Loss
 from nearfar.optim import build_optimizer, fastest_precision, learning_rate, update_average
 from nearfar.progress import Silent, Speed, Watcher, collapse_message, spread
@@ -45,6 +47,7 @@ class Fitted:
     seconds: float
     images_per_second: float
     precision: str
+    head: Head | None = None  # the linear classifier that `train.mode` asked for
 
 
 @dataclass
@@ -66,6 +69,7 @@ def fit(
     train: ImageSet,
     validation: ImageSet | None = None,
     *,
+    start: nn.Module | None = None,
     seed: int = 0,
     device: str = "cpu",
     checkpoint: Path | None = None,
@@ -79,6 +83,7 @@ def fit(
         recipe: what to do.
         train: the images to learn from, with labels.
         validation: images for the figures of every epoch; never learned from.
+        start: an encoder of the recipe's shape whose weights training begins with; None: random ones.
         seed: everything random follows from it.
         device: where to compute, as PyTorch names it.
         checkpoint: the file that the training state goes to after every epoch, every `train.checkpoint_seconds`, and on
@@ -97,21 +102,26 @@ def fit(
     sampler = build_sampler(recipe, labels, seed=seed, names=[train.classes[number] for number in classes])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(seed, 0))
-        encoder = build_encoder_for(recipe, train.channels, train.size).to(device)
+        encoder = begin_encoder(recipe, train, start).to(device)
         loss = build_loss(recipe, encoder, train, classes=len(classes)).to(device)
+    frozen = recipe.train.mode == "linear"  # then every image is embedded once, as it is, and only the head learns
+    learned = [*loss.parameters()] if frozen else [*encoder.parameters(), *loss.parameters()]
     augment = build("augment", Augment, recipe.augment)
-    optimizer = build_optimizer(recipe.train, [*encoder.parameters(), *loss.parameters()])
-    average = copy.deepcopy(encoder) if recipe.train.average else None
+    optimizer = build_optimizer(recipe.train, learned)
+    trained = nn.ModuleList([encoder, loss])
+    average = copy.deepcopy(trained) if recipe.train.average else None
     modules = {"encoder": encoder, "loss": loss} | ({"average": average} if average is not None else {})
     mean, std = recipe.data.mean, recipe.data.std
 
-    position = Position(precision=recipe.train.precision)
+    position = Position(precision="float32" if frozen else recipe.train.precision)
     if resume and checkpoint is not None and checkpoint.exists():
         position = Position(**load_checkpoint(checkpoint, modules, optimizer))
     elif position.precision == "auto":
         position.precision = fastest_precision(
             encoder, normalize(_first_batch(recipe, train).to(device), mean, std, channels_last=True)
         )
+    points = torch.from_numpy(embed_all(encoder, train, recipe.data, device=device)).to(device) if frozen else None
+    held = embed_all(encoder, validation, recipe.data, device=device) if frozen and validation is not None else None
     before, saved, here = position.seconds, time.perf_counter(), 0
     generator = torch.Generator()
     total = torch.tensor(position.loss_sum, dtype=torch.float64, device=device)
@@ -126,6 +136,8 @@ def fit(
             save_checkpoint(checkpoint, modules, optimizer, vars(position))
 
     def embed(batch: Batch) -> Tensor:
+        if points is not None:
+            return points[torch.from_numpy(batch.rows).to(device)]
         chosen = batch.rows if batch.partners is None else np.concatenate([batch.rows, batch.partners])
         pixels = augment(torch.from_numpy(train.images[chosen]), generator).to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=position.precision == "bfloat16"):
@@ -143,7 +155,7 @@ def fit(
     with torch.random.fork_rng(devices=[]), deferred_interrupts() as interrupted:
         for epoch in range(position.epoch, epochs):
             plan = sampler.epoch(epoch)
-            encoder.train()
+            encoder.train(not frozen)
             shown, speed = time.perf_counter(), Speed()
             for number in range(position.batch, steps):
                 step = epoch * steps + number
@@ -160,10 +172,10 @@ def fit(
                     optimizer.zero_grad()
                     value.backward()
                 if recipe.train.clip:
-                    nn.utils.clip_grad_norm_(encoder.parameters(), recipe.train.clip)
+                    nn.utils.clip_grad_norm_(learned, recipe.train.clip)
                 optimizer.step()
                 if average is not None:
-                    update_average(average, encoder, min(recipe.train.average, (1 + step) / (10 + step)))
+                    update_average(average, trained, min(recipe.train.average, (1 + step) / (10 + step)))
 
                 total += value.detach().double() * len(batch.rows)
                 position.batch, position.images, here = number + 1, position.images + len(batch.rows), here + 1
@@ -193,9 +205,8 @@ def fit(
                 "images_per_second": round(speed.value(), 1),
             }
             if validation is not None:
-                row["validation"] = validation_figures(
-                    average if average is not None else encoder, loss, recipe, validation, classes, device=device
-                )
+                judged, by = trained if average is None else average
+                row["validation"] = validation_figures(judged, by, recipe, validation, classes, device=device, z=held)
             row["seconds"] = round(elapsed(), 3)
             position.history.append(row)
             position.epoch, position.batch, position.images = epoch + 1, 0, 0
@@ -208,12 +219,13 @@ def fit(
             if interrupted() and epoch + 1 < epochs:
                 raise KeyboardInterrupt
 
-    final = average if average is not None else encoder
+    final, by = trained if average is None else average
+    head = by.head([train.classes[number] for number in classes]) if isinstance(by, HeadLoss) else None
     speeds = [row["images_per_second"] for row in position.history]
-    return Fitted(final.cpu().eval(), position.history, elapsed(), float(np.median(speeds)), position.precision)
+    return Fitted(final.cpu().eval(), position.history, elapsed(), float(np.median(speeds)), position.precision, head)
 
 
-def check(recipe: Recipe, train: ImageSet, *, seed: int) -> None:
+def check(recipe: Recipe, train: ImageSet, *, seed: int, start: nn.Module | None = None) -> None:
     """Build everything that training needs once, so that what does not fit is said before anything is written.
 
     Raises:
@@ -222,7 +234,7 @@ def check(recipe: Recipe, train: ImageSet, *, seed: int) -> None:
     labels, classes = training_labels(train)
     build_sampler(recipe, labels, seed=seed, names=[train.classes[number] for number in classes])
     with torch.random.fork_rng(devices=[]):
-        encoder = build_encoder_for(recipe, train.channels, train.size)
+        encoder = begin_encoder(recipe, train, start)
         build_loss(recipe, encoder, train, classes=len(classes))
     build("augment", Augment, recipe.augment)
     normalize(_first_batch(recipe, train)[:1], recipe.data.mean, recipe.data.std)
@@ -254,6 +266,27 @@ def build_encoder_for(recipe: Recipe, channels: int, size: tuple[int, int]) -> n
     return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def begin_encoder(recipe: Recipe, train: ImageSet, start: nn.Module | None) -> nn.Module:
+    """The recipe's encoder as training begins with it: with the weights of ``start``, or random ones.
+
+    Raises:
+        InputError: ``start`` is missing where a head is to stand on it, or has another shape.
+    """
+    if start is None and recipe.train.mode != "embedding":
+        raise InputError(f"train.mode is {recipe.train.mode!r}, which needs a trained encoder to begin with; give --from RUN")
+    encoder = build_encoder_for(recipe, train.channels, train.size)
+    if start is not None:
+        own, given = encoder.state_dict(), start.state_dict()
+        odd = [name for name in own | given if name not in own or name not in given or own[name].shape != given[name].shape]
+        if odd:
+            raise InputError(
+                f"the recipe's encoder is not that of the run to start from: they differ in {odd[0]!r}; leave out --recipe "
+                "and the changes of its encoder section, and the run's own are taken"
+            )
+        encoder.load_state_dict(given)
+    return encoder
+
+
 def output_dim(encoder: nn.Module, images: ImageSet) -> int:
     """D, the width of the encoder's output for images of this shape."""
     training = encoder.training
@@ -283,14 +316,18 @@ def build_loss(recipe: Recipe, encoder: nn.Module, train: ImageSet, *, classes: 
             f"the loss {kind!r} compares all images of a batch, not given pairs; set sampling.kind to shuffle or "
             f"class-batches, or take one of {', '.join(able)}"
         )
-    if home.scores and dim < classes:
+    mode = recipe.train.mode
+    if mode != "embedding" and not home.scores:
+        raise InputError(f"train.mode is {mode!r}, which learns by class scores; set loss.kind=cross-entropy, not {kind!r}")
+    if home.scores and mode == "embedding" and dim < classes:
         raise InputError(
             f"the loss {kind!r} needs one output per class: the encoder has {dim}, the data {classes} classes; "
             f"set encoder.dim={classes}"
         )
     if home.needs_unit_rows and not recipe.encoder.params.get("normalize", True):
         raise InputError(f"the loss {kind!r} needs rows of unit length; set encoder.normalize=true")
-    return build(f"loss {kind!r}", home, params)
+    loss = build(f"loss {kind!r}", home, params)
+    return loss if mode == "embedding" else HeadLoss(loss, classes=classes, dim=dim)
 
 
 def build(name: str, home: Callable[..., Made], params: Mapping[str, Any]) -> Made:

@@ -12,8 +12,8 @@ from torch import nn
 from nearfar.classify import similarities, winners
 from nearfar.data import ImageSet
 from nearfar.errors import InputError
+from nearfar.heads import HeadLoss
 from nearfar.inference import embed
-from nearfar.losses import Loss
 from nearfar.recipe import Recipe
 from nearfar.sampling import Pairs, Shuffle
 from nearfar.search import NeighborIndex
@@ -23,7 +23,14 @@ SEED = 0  # the same pairs and batches in every epoch, so that figures of epochs
 
 @torch.no_grad()
 def validation_figures(
-    encoder: nn.Module, loss: Loss, recipe: Recipe, validation: ImageSet, classes: np.ndarray, *, device: str
+    encoder: nn.Module,
+    loss: nn.Module,
+    recipe: Recipe,
+    validation: ImageSet,
+    classes: np.ndarray,
+    *,
+    device: str,
+    z: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Figures on images that are not learned from.
 
@@ -34,9 +41,11 @@ def validation_figures(
         validation: the images, with labels.
         classes: the class numbers that training knows, [P]; images of others are left out.
         device: where to compute.
+        z: the embeddings of all validation images [N, D], where the encoder does not change; None: they are computed.
 
     Returns:
-        loss; knn_accuracy, where every image is left out of its own search; for pairs with a threshold, pair_accuracy.
+        loss; knn_accuracy, where every image is left out of its own search; for pairs with a threshold, pair_accuracy;
+        with a linear head, head_accuracy.
 
     Raises:
         InputError: no validation image is of a class that training knows.
@@ -46,7 +55,7 @@ def validation_figures(
     if len(known) < 2:
         raise InputError("fewer than two validation images are of classes in the training images; hold out more of them")
     numbers = np.searchsorted(classes, labels[known])
-    z = embed(encoder, validation.subset(known), recipe.data, device=device)
+    z = embed(encoder, validation.subset(known), recipe.data, device=device) if z is None else z[known]
     figures: dict[str, Any] = {"loss": None}
     points, targets = torch.from_numpy(z).to(device), torch.from_numpy(numbers).to(device)
     training = loss.training
@@ -73,6 +82,8 @@ def validation_figures(
     if count:
         figures["loss"] = total / count
     figures["knn_accuracy"] = _knn_accuracy(z, numbers, recipe)
+    if isinstance(loss, HeadLoss):
+        figures["head_accuracy"] = float((loss.classify(points) == targets).float().mean())
     return figures
 
 
@@ -86,7 +97,7 @@ def _pairs(numbers: np.ndarray, recipe: Recipe) -> Any:
     return dataclasses.replace(plan, batch_size=len(plan.rows)).batch(0)
 
 
-def _pair_loss(loss: Loss, points: torch.Tensor, pairs: Any) -> tuple[float, float]:
+def _pair_loss(loss: nn.Module, points: torch.Tensor, pairs: Any) -> tuple[float, float]:
     a, b = (points[torch.from_numpy(rows).to(points.device)] for rows in (pairs.rows, pairs.partners))
     value = loss.pairs(a, b, torch.from_numpy(pairs.same).to(points.device))  # type: ignore[operator]
     return float(value) * len(pairs.rows), float(len(pairs.rows))

@@ -31,6 +31,7 @@ def train(
     data: Source,
     *,
     recipe: str | Path | Recipe | None = None,
+    start: str | Path | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     epochs: int | None = None,
@@ -44,7 +45,9 @@ def train(
 
     Args:
         data: name, path or `ImageSet`.
-        recipe: name, TOML file or `Recipe`; None: the one that suits the data.
+        recipe: name, TOML file or `Recipe`; None: that of ``start``, or else the one that suits the data.
+        start: a run whose encoder training begins with. ``train.mode`` says what for: to train it further by the recipe's
+            loss ("embedding"), to train a linear classifier on it ("linear"), or both together ("finetune").
         out: the run folder; None: a new one below ``runs``.
         seed: everything random follows from it.
         epochs: instead of the recipe's.
@@ -63,23 +66,26 @@ def train(
     source = data.name if isinstance(data, ImageSet) else str(data)
     if resume and out is None:
         raise InputError("to resume, name the folder of the interrupted run: --out RUN")
-    if resume and recipe is None:
-        recipe = Recipe.from_dict(runs.read_config(Path(str(out)))["recipe"])
-    chosen = load_recipe(
-        recipe if recipe is not None else default_recipe(source),
-        {**(changes or {}), **({"train.epochs": epochs} if epochs is not None else {})},
-    )
-    folder = Path(out) if out is not None else _free_folder(f"{Path(source).stem}-{chosen.name}")
+    if resume:
+        earlier = runs.read_config(Path(str(out)))
+        recipe = Recipe.from_dict(earlier["recipe"]) if recipe is None else recipe
+        begun = earlier.get("start")
+        start = begun.get("run") if start is None and isinstance(begun, dict) else start
+    if recipe is None:
+        recipe = default_recipe(source) if start is None else runs.recipe_to_continue(Path(start))
+    chosen = load_recipe(recipe, {**(changes or {}), **({"train.epochs": epochs} if epochs is not None else {})})
+    mode = "" if chosen.train.mode == "embedding" else f"-{chosen.train.mode}"
+    folder = Path(out) if out is not None else runs.free_folder(f"{Path(source).stem}-{chosen.name}{mode}")
     if not resume:
         runs.must_be_free(folder)
-    model = Embedder(recipe=chosen, seed=seed, device=device)
+    model = Embedder(recipe=chosen, seed=seed, device=device, start=start)
     splits = load_for(data, chosen.data, seed=seed, skip_bad=skip_bad)
     model.check(splits.train)
     about = {"source": source} | {name: describe(part) for name, part in splits.parts().items()}
     runs.begin(folder, model.config(about), resume=resume)
     model.fit_parts(splits.train, splits.validation, folder=folder, resume=resume, watcher=watcher)
     z = model.transform(splits.train)
-    digest = runs.finish(folder, model.encoder_, model.config(about), model.history_)
+    digest = runs.finish(folder, model.encoder_, model.config(about), model.history_, model.head_)
     index = NeighborIndex(metric=chosen.evaluate.metric).fit(z, splits.train.labels)
     index.save(folder / runs.INDEX, model_hash=digest, names={"images": splits.train.ids.tolist()})
     write_card(folder)
@@ -171,7 +177,8 @@ def predict(
 
     Returns:
         For every image: ``image``, ``label``, ``votes`` (share of the vote that the label got), ``nearest`` (id of the
-        nearest gallery image) and ``score`` (its similarity or distance); ``true_label`` where the images bring one.
+        nearest gallery image) and ``score`` (its similarity or distance); ``head_label``, the class that the linear head
+        says, where the run has one; ``true_label`` where the images bring one.
 
     Raises:
         InputError: the run or an image cannot be used, or ``out`` cannot be written.
@@ -179,7 +186,8 @@ def predict(
     model, index = load_run(Path(run), device=device)
     queries = _to_predict(images, model, skip_bad)
     settings = model.recipe_.evaluate
-    scores, rows = index.search_rows(model.transform(queries), k=min(settings.k, len(index)))
+    z = model.transform(queries)
+    scores, rows = index.search_rows(z, k=min(settings.k, len(index)))
     codes, similarity = np.asarray(index.labels)[rows], similarities(scores, settings.metric)
     won = winners(codes, similarity, settings.vote)
     shares = (vote_weights(similarity, settings.vote) * (codes == won[:, None])).sum(axis=1)
@@ -194,6 +202,9 @@ def predict(
         }
         for q, query in enumerate(queries.ids)
     ]
+    if model.head_ is not None:
+        for result, place in zip(results, model.head_.predict(z), strict=True):
+            result["head_label"] = model.head_.classes[place]
     if queries.labels is not None:
         for result, label in zip(results, queries.labels, strict=True):
             result["true_label"] = queries.classes[label]
@@ -212,15 +223,6 @@ def _to_predict(images: Sequence[str | Path], model: Embedder, skip_bad: bool) -
     if len(images) == 1 and "test" in open_source(images[0]):
         return load_images(images[0], "test", **shape_of(model), skip_bad=skip_bad)
     return load_any(images, **shape_of(model), skip_bad=skip_bad)
-
-
-def _free_folder(name: str) -> Path:
-    """``runs/name``, or ``runs/name-2`` and so on when it is taken."""
-    folder, number = Path("runs") / name, 1
-    while folder.exists():
-        number += 1
-        folder = Path("runs") / f"{name}-{number}"
-    return folder
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

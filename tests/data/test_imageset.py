@@ -15,18 +15,18 @@ from nearfar.errors import InputError
 
 
 def images(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, 3, 4, 5), dtype=np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, 6, 5), dtype=np.uint8)
 
 
 def test_what_a_set_says_of_itself():
     found = ImageSet(images(6), np.arange(6) % 2, ("cat", "dog"), name="pets")
     assert len(found) == 6
-    assert found.shape == (6, 3, 4, 5)
+    assert found.shape == (6, 3, 6, 5)
     assert found.channels == 3
-    assert found.size == (4, 5)
+    assert found.size == (6, 5)
     assert found.labels.dtype == np.int64
     assert found.ids.tolist() == ["0", "1", "2", "3", "4", "5"]
-    assert repr(found) == "ImageSet('pets', 6 x 3 x 4 x 5, 2 classes)"
+    assert repr(found) == "ImageSet('pets', 6 x 3 x 6 x 5, 2 classes)"
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_what_a_set_says_of_itself():
         ({"ids": np.array(["a"] * 6)}, "ids must be unique"),
         ({"ids": np.array(["a"])}, "ids has 1 entries, images has 6"),
         ({"images": images(6).astype(np.float32)}, r"images must be uint8 \[N, C, H, W\], got float32"),
-        ({"images": images(6)[:, 0]}, r"got uint8 \[6, 4, 5\]"),
+        ({"images": images(6)[:, 0]}, r"got uint8 \[6, 6, 5\]"),
         ({"images": [1, 2]}, "images must be a NumPy array or DiskImages, got list"),
     ],
 )
@@ -62,7 +62,7 @@ def test_unlabelled_where_labels_are_needed():
 
 def test_subset_keeps_rows_together_in_memory_and_on_disk(tmp_path):
     pixels = images(9)
-    with write_images(tmp_path / "x.images", (3, 4, 5)) as writer:
+    with write_images(tmp_path / "x.images", (3, 6, 5)) as writer:
         writer.append(pixels)
     stored, _ = open_images(tmp_path / "x.images")
     labels = np.arange(9) % 3
@@ -87,20 +87,20 @@ def test_fingerprint_is_of_content_alone(tmp_path, monkeypatch):
     one = ImageSet(pixels, labels, name="one")
     known = one.fingerprint()
     assert ImageSet(pixels.copy(), labels, ids=text_ids(f"x{i}" for i in range(50)), name="two").fingerprint() == known
-    with write_images(tmp_path / "x.images", (3, 4, 5)) as writer:
+    with write_images(tmp_path / "x.images", (3, 6, 5)) as writer:
         writer.append(pixels)
     assert ImageSet(open_images(tmp_path / "x.images")[0], labels).fingerprint() == known
     # However it is cut into slices.
     monkeypatch.setattr("nearfar.data.imageset._SLICE_BYTES", 700)
     assert one.fingerprint() == known
     changed = pixels.copy()
-    changed[49, 2, 3, 4] ^= 1
+    changed[49, 2, 5, 4] ^= 1
     others = [
         ImageSet(changed, labels),
         ImageSet(pixels, labels[::-1].copy()),
         ImageSet(pixels, labels, tuple("vwxyz")),
         ImageSet(pixels),
-        ImageSet(pixels.reshape(50, 3, 5, 4), labels),
+        ImageSet(pixels.reshape(50, 3, 5, 6), labels),
     ]
     assert len({known, *(other.fingerprint() for other in others)}) == 6
 

@@ -19,11 +19,11 @@ def cache_folder(cache: Path | str | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[bool]:
     """Hold the lock file ``path``: of several processes (or threads) that make the same thing, one does and the others wait.
 
-    The lock goes when the process does, however it ends. Where the file system knows no locks, nothing is held: what is made
-    is renamed into place, so the price is work done twice, never a damaged file.
+    The lock goes when the process does, however it ends. Where the file system knows no locks this yields False and nothing
+    is held: what is made is renamed into place, so the price is work done twice, never a damaged file.
 
     Raises:
         InputError: the folder cannot be written to.
@@ -34,9 +34,11 @@ def alone(path: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
+            held = True
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
-        yield
+            held = False
+        yield held
     finally:
         os.close(handle)

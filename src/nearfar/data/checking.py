@@ -97,8 +97,8 @@ def format_check(tree: Mapping[str, Any]) -> str:
         lines += _split_lines(split, found)
     for pair in tree["across"]:
         first, second = pair["splits"]
-        shared = f"{pair['images']:,} images of {second} are in {first} too; {pair['pictures']:,} pictures"
-        lines.append(f"{second} and {first}: {shared}{_differing(pair)}")
+        shared = f"{pair['images']:,} images of {second} are in {first} too" if pair["images"] else "no image is in both"
+        lines.append(f"{second} and {first}: {shared}{_pictures_of(pair)}")
         lines += [f"    {' = '.join(ids)}" for ids in pair["examples"]]
     return "\n".join(lines)
 
@@ -120,7 +120,8 @@ def _split_lines(split: str, found: Mapping[str, Any]) -> list[str]:
     if len(found["unreadable"]) > _EXAMPLES:
         lines.append(f"   {_more(len(found['unreadable']) - _EXAMPLES)}")
     twice = found["duplicates"]
-    lines.append(f"  duplicates   {twice['images']:,} repeat another image; {twice['pictures']:,} pictures{_differing(twice)}")
+    repeats = f"{twice['images']:,} repeat another image" if twice["images"] else "none"
+    lines.append(f"  duplicates   {repeats}{_pictures_of(twice)}")
     return lines + [f"    {' = '.join(ids)}" for ids in twice["examples"]]
 
 
@@ -253,5 +254,9 @@ def _more(count: int) -> str:
     return f" and {count:,} more" if count > 0 else ""
 
 
-def _differing(found: Mapping[str, Any]) -> str:
-    return f", {found['differing_labels']:,} of them labelled differently" if found["differing_labels"] else ""
+def _pictures_of(found: Mapping[str, Any]) -> str:
+    """How many different pictures the duplicates are, and how many of these have several labels."""
+    if not found["images"]:
+        return ""
+    pictures = f" ({found['pictures']:,} different {'picture' if found['pictures'] == 1 else 'pictures'}"
+    return pictures + (f", {found['differing_labels']:,} labelled differently)" if found["differing_labels"] else ")")

@@ -117,7 +117,7 @@ def open_image(content: str | bytes, name: str) -> ImageFile.ImageFile:
         raise BadImage(name, f"it claims more than {MAX_PIXELS:,} pixels, the most that is decoded") from None
     except UnidentifiedImageError:
         empty = not (len(content) if isinstance(content, bytes) else Path(content).stat().st_size)
-        raise BadImage(name, "the file is empty" if empty else "not an image in a known format") from None
+        raise BadImage(name, "there is nothing in it" if empty else "not an image in a known format") from None
     except OSError as error:
         raise BadImage(name, error.strerror or str(error) or "cannot be opened") from None
     except Exception as error:
@@ -139,15 +139,15 @@ def load_pixels(image: ImageFile.ImageFile, name: str, form: Form) -> Image.Imag
     Raises:
         BadImage: the file is truncated or damaged, or its mode has no defined conversion.
     """
-    turn = _orientation(image)
     try:
         if form.size is not None and image.format == "JPEG":
-            height, width = form.size if turn not in (5, 6, 7, 8) else form.size[::-1]
+            height, width = form.size if _orientation(image) < 5 else form.size[::-1]
             image.draft("L" if form.channels == 1 and image.mode == "RGB" else image.mode, (2 * width, 2 * height))
         image.load()
     except Exception as error:
         raise BadImage(name, _damaged(error)) from None
-    flat = _flat(image, name, form)
+    # After loading: Pillow turns some formats itself, and then forgets the tag.
+    turn, flat = _orientation(image), _flat(image, name, form)
     return flat.transpose(_TURNS[turn]) if turn in _TURNS else flat
 
 

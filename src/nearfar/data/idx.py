@@ -49,7 +49,9 @@ class IdxSource:
         if self._labels is None:
             return Rows(row_ids(count))
         values = read_idx(self._labels)
-        if values.ndim != 1 or len(values) != count:
+        if values.ndim != 1:
+            raise InputError(f"{self._labels} has the shape {list(values.shape)}; labels are one number for each image")
+        if len(values) != count:
             raise InputError(
                 f"{self._labels} has {len(values):,} labels, {self._images} has {count:,} images; there must be one per image"
             )

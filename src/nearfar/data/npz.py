@@ -138,7 +138,9 @@ def _member(path: Path, name: str) -> Iterator[tuple[IO[bytes], _Header]]:
                 raise InputError(f"{path}: {name!r} is not a plain array ({error})") from error
             if dtype.hasobject or dtype.kind == "V":
                 raise InputError(f"{path}: {name!r} holds Python objects, which are never loaded; save a plain array")
-            if not shape or math.prod(shape) * dtype.itemsize > info.file_size:
+            if not shape:
+                raise InputError(f"{path}: {name!r} is a single value; expected an array with one entry for each image")
+            if math.prod(shape) * dtype.itemsize > info.file_size:
                 raise InputError(f"{path}: {name!r} is damaged: it is shorter than the shape {list(shape)} in its header")
             yield file, _Header(shape, dtype, columns_first and len(shape) > 1)
 

@@ -103,14 +103,10 @@ def _rows(texts: list[str], labels: list[Any], classes: tuple[str, ...] | None, 
 
 
 def _encoded(image: Any, path: Path, row: int) -> Encoded:
-    name = f"{path}, row {row} (from 0)"
-    if not isinstance(image, dict):
-        return name, image or b""
-    content, inner = image.get("bytes"), image.get("path")
-    if content or not inner:
-        return f"{name}, {inner}" if inner else name, content or b""
-    beside = str(path.parent / inner)
-    return beside, beside
+    # A path without bytes is not followed: a file from elsewhere has no business naming files of this machine.
+    inner = image.get("path") if isinstance(image, dict) else None
+    content = image.get("bytes") if isinstance(image, dict) else image
+    return f"{path}, row {row} (from 0)" + (f", {inner}" if inner else ""), content or b""
 
 
 @contextlib.contextmanager

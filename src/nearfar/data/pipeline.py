@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -36,6 +37,9 @@ _VERSION = 1
 # took 1.6 times as long as one for 28 x 28, and 0.7 times as long for 64 x 64.
 _PIXELS_WORTH_A_THREAD = 2500
 _MOST_THREADS = 8
+
+# How often a decoding that takes long says how far it is.
+_TELL_SECONDS = 5.0
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -176,8 +180,12 @@ def _decoded(
         return memory.images(), bad
     folder = cache_folder(cache) / "decoded"
     path = folder / f"{_key(source, form, skip_bad)}.images"
-    with alone(path.with_suffix(".lock")):
+    with alone(path.with_suffix(".lock")) as held:
         if not path.exists():
+            if held:
+                # What a process that was killed left behind.
+                for stale in folder.glob(f".{path.name}.*.part"):
+                    stale.unlink()
             _LOG.info("%s: decoding %s images once, %.1f GB to %s", source.name, f"{count:,}", needed / 1e9, folder)
             with write_images(path, target, expected=count) as writer:
                 writer.note["bad"] = _fill(writer, source, form, target, skip_bad, threads)
@@ -195,9 +203,14 @@ def _fill(sink: _Sink, source: Source, form: Form, target: Target, skip_bad: boo
     bad: Bad = []
     pieces = numbered_pieces(source.chunks(), max(1, CHUNK_PIXELS // math.prod(target)))
     with contextlib.closing(in_order(work, pieces, threads)) as results:
+        done, told = 0, time.monotonic()
         for block, faults in results:
             sink.append(block)
             bad += faults
+            done += len(block) + len(faults)
+            if time.monotonic() - told > _TELL_SECONDS:
+                told = time.monotonic()
+                _LOG.info("%s: decoded %s of %s images", source.name, f"{done:,}", f"{len(source.rows):,}")
     return bad
 
 

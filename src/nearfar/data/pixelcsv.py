@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, NoReturn, TextIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -160,7 +160,7 @@ class CsvSource:
         line = row + 1 + self._layout.header
         return f"{self._path}: row {row + 1} (line {line}), column {self._layout.names[column]!r}"
 
-    def _explain(self, error: Exception | None, start: int = 0) -> None:
+    def _explain(self, error: Exception | None, start: int = 0) -> NoReturn:
         """Find the first fault at or after row ``start`` in the text, and raise it."""
         layout = self._layout
         with _open_text(self._path) as file, readable(self._path):

@@ -95,6 +95,8 @@ class DiskImages:
             if self._rows is None and step == 1:
                 return self._contiguous(start, max(stop - start, 0))
             return self._gather(np.arange(start, stop, step, dtype=np.int64))
+        if isinstance(key, tuple):
+            raise IndexError("images on disk are indexed by rows alone; cut what was read, as in images[rows][:, 0]")
         return self._gather(as_rows(key, len(self)))
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:

@@ -164,7 +164,8 @@ class SNNLoss(Loss):
     """Soft nearest neighbour loss (Salakhutdinov, Hinton 2007; Frosst, Papernot, Hinton 2019).
 
     Mean over rows that have a positive of
-    -log( sum over P(i) of e^(-d_ip^2/T) / sum over P(i) and N(i) of e^(-d_ia^2/T) ), d the Euclidean distance: the chance that a neighbour drawn by nearness is of the row's class.
+    -log( sum over P(i) of e^(-d_ip^2/T) / sum over P(i) and N(i) of e^(-d_ia^2/T) ),
+    d the Euclidean distance: the chance that a neighbour drawn by nearness is of the row's class.
 
     Args:
         temperature: T, in the units of the squared distance.

@@ -82,8 +82,8 @@ def density_map(
         InputError: an array has the wrong shape, or a label is not the number of a class.
     """
     spots = check_numbers("points", points, "[N, 2]")
-    numbers = _numbers(labels, classes, len(spots))
-    assert numbers is not None
+    numbers = check_labels("labels", labels, classes)
+    check_length("labels", numbers, len(spots), "points")
     sizes = np.bincount(numbers, minlength=len(classes))
     drawn = [int(number) for number in np.argsort(-sizes, kind="stable")[: style.LEGEND_LIMIT] if sizes[number]]
     drawn.sort()
@@ -215,7 +215,7 @@ def _numbers(labels: ArrayLike | None, classes: Sequence[str], count: int) -> ND
     if labels is None:
         return None
     numbers = check_labels("labels", labels, classes)
-    check_length("labels", numbers, count, "the points")
+    check_length("labels", numbers, count, "points")
     return numbers
 
 

@@ -245,7 +245,8 @@ def _write_cells(axes: Axes, image: AxesImage, texts: NDArray[Any], side: float,
             light = float(shades[row, column, :3] ** 2.2 @ (0.2126, 0.7152, 0.0722))  # relative luminance
             dark = light < 0.18 and not np.ma.is_masked(values[row, column])
             color = "white" if dark else style.INK
-            axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
+            written = axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
+            written.set_in_layout(False)  # it lies inside anyhow, and a thousand of them take time to measure
 
 
 def _cosine_texts(table: NDArray[np.float64]) -> NDArray[Any]:

@@ -65,9 +65,12 @@ class Plot:
 
 def finish(name: str, figure: Figure, caption: str, alt: str) -> Plot:
     """Lay ``figure`` out once and for all, so that drawing it again moves nothing, and make a ``Plot`` of it."""
+    engine = figure.get_layout_engine()
     places: list[NDArray[np.float64]] = []
-    for _ in range(_LAYOUT_ROUNDS):  # a layout changes which ticks fit, and those change the layout
-        figure.draw_without_rendering()
+    for _ in range(_LAYOUT_ROUNDS):
+        if engine is None:
+            break
+        engine.execute(figure)  # which changes how many ticks fit, and those change the layout
         earlier, places = places, [np.array(axes.get_position().bounds) for axes in figure.axes]
         if earlier and np.allclose(earlier, places, rtol=0, atol=1e-4):
             break

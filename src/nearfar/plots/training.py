@@ -46,6 +46,8 @@ def loss_by_epoch(
             raise InputError(f"learning_rate holds {rates.min():g}, expected 0 or more")
     steps = np.arange(1.0, count + 1) if epochs is None else check_numbers("epochs", epochs, "[E]")
     check_length("epochs", steps, count, "training")
+    if (np.diff(steps) <= 0).any():
+        raise InputError(f"epochs falls from {steps[:-1][np.diff(steps) <= 0][0]:g} on, expected rising numbers")
     known = np.concatenate([values[~np.isnan(values)] for values in losses.values()])
     if not len(known):
         raise InputError("training and validation hold no value, expected at least one loss")

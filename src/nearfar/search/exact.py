@@ -212,7 +212,7 @@ class _Search:
         twice = 2.0 * queries if self.distances else queries
         floor = sign * last.astype(np.float64)
         slack = 4.0 * (self.gallery.shape[1] + 8) * 2.0**-53
-        start, width = 0, 1024  # the first part yields every row of a tie, so it is small
+        start, width = 0, min(1024, _WIDE_CHUNK)  # the first part yields every row of a tie, so it is small
         while start < len(self.gallery):
             chunk = self._moved_wide(self._rows(start, start + width))
             squares = np.einsum("nd,nd->n", chunk, chunk)

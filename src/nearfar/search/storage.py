@@ -158,7 +158,8 @@ def _read_array(path: Path, dtype: npt.DTypeLike | None, shape: tuple[int, ...],
         raise InputError(f"{path} is damaged: {error}; build the index again") from None
     wrong_type = array.dtype != dtype if dtype is not None else array.dtype.kind not in "biufU"
     if wrong_type or array.shape != shape or not array.flags.c_contiguous:
-        raise InputError(f"{path} holds {array.dtype} {array.shape}, expected {dtype or 'labels'} {shape}")
+        expected = "labels" if dtype is None else f"{np.dtype(dtype)} in row order,"
+        raise InputError(f"{path} holds {array.dtype} {array.shape}, expected {expected} {shape}")
     return array
 
 
@@ -207,7 +208,7 @@ def _only_writer(folder: Path) -> Iterator[None]:
         handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{folder} is being written by another process; try again when it is done") from None
         yield

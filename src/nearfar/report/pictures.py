@@ -1,0 +1,250 @@
+"""All plots of a run that fit it. What does not is named with the reason, never drawn badly."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nearfar import plots
+from nearfar.data import ImageSet
+from nearfar.errors import InputError
+from nearfar.judging import Judged
+from nearfar.plots import Plot
+from nearfar.report.gather import (
+    NEIGHBORS_SHOWN,
+    Answers,
+    embed_untrained,
+    mean_cosines,
+    present,
+    sample_pairs,
+)
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "How training went": ("loss",),
+    "Right and wrong": ("confusion", "confusion_errors", "most_confused"),
+    "Who is near": ("neighbors", "recall_at_k", "worst_mistakes"),
+    "Same or different": ("distances", "pairs", "pairs_predicted"),
+    "The embedding as a map": (
+        "scatter",
+        "density",
+        "scatter_gallery",
+        "density_gallery",
+        "scatter_before",
+        "pca_2d",
+        "pca_3d",
+        "tsne",
+    ),
+    "Classes against classes": ("class_cosines",),
+}
+"""Every plot that a report may have, under the headings of the page."""
+
+MISTAKES = 20
+_TSNE_POINTS = 2_000
+_BEFORE_POINTS = 5_000  # images that the untrained encoder embeds too
+_MAP_POINTS = 20_000  # dots on a PCA map; more cannot be told apart
+_QUERIES, _PAIRS = 10, 20
+_LINE_NAMES = {"pca": "PCA of the pixels", "pixels": "raw pixels"}
+
+
+@dataclass
+class Album:
+    """The plots that were drawn, and why others were not."""
+
+    plots: dict[str, Plot] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, draw: Callable[[], Plot]) -> None:
+        """Draw one plot, or note the reason that it cannot be drawn."""
+        try:
+            self.plots[name] = draw()
+        except InputError as reason:
+            self.left_out[name] = str(reason)
+
+    def groups(self) -> Iterator[tuple[str, list[Plot]]]:
+        """The plots under their headings, those without any left out."""
+        for heading, names in GROUPS.items():
+            if found := [self.plots[name] for name in names if name in self.plots]:
+                yield heading, found
+
+
+def draw_plots(
+    judged: Judged, figures: Mapping[str, Any], answers: Answers, gallery: ImageSet | InputError, *, threads: int = 1
+) -> Album:
+    """Draw everything that fits the run.
+
+    Args:
+        judged: the run, and the images that it is judged by.
+        figures: the tree of ``metrics.json``, with ``baselines`` where there are any.
+        answers: what the neighbours of every query say.
+        gallery: the images behind the rows of the gallery, or why they are not to be had.
+        threads: processor cores for t-SNE.
+    """
+    album = Album()
+    album.add("loss", lambda: _loss(judged))
+    _draw_confusions(album, judged, answers)
+    _draw_neighbors(album, judged, answers, gallery)
+    album.add("recall_at_k", lambda: _recall(judged, figures))
+    _draw_pairs(album, judged, figures)
+    _draw_maps(album, judged, threads)
+    return album
+
+
+def _loss(judged: Judged) -> Plot:
+    rows = judged.model.history_
+    if not rows:
+        raise InputError("the run folder has no history.jsonl")
+    held = [row.get("validation", {}).get("loss") for row in rows]
+    return plots.loss_by_epoch(
+        [row["loss"] for row in rows],
+        held if any(value is not None for value in held) else None,
+        [row["learning_rate"] for row in rows],
+        epochs=[row["epoch"] for row in rows],
+    )
+
+
+def _draw_confusions(album: Album, judged: Judged, answers: Answers) -> None:
+    classes, (labels, predicted) = present(judged.classes, judged.labels, answers.predicted)
+    counts = plots.count_confusions(labels, predicted, classes)
+    album.add("confusion", lambda: plots.confusion_matrix(counts, classes))
+    album.add("confusion_errors", lambda: plots.confusion_matrix(counts, classes, diagonal=False))
+    album.add("most_confused", lambda: plots.most_confused(counts, classes))
+
+
+def _draw_neighbors(album: Album, judged: Judged, answers: Answers, gallery: ImageSet | InputError) -> None:
+    metric = judged.model.recipe_.evaluate.metric
+    names = {"cosine": "cosine similarity", "dot": "dot product", "euclidean": "distance"}
+
+    def images() -> Any:
+        if isinstance(gallery, InputError):
+            raise gallery
+        return gallery.images
+
+    def neighbors() -> Plot:
+        rows = plots.one_per_class(judged.labels, limit=_QUERIES, seed=judged.config["seed"])
+        found = answers.rows[rows, :NEIGHBORS_SHOWN]
+        classes, (asked, near) = present(judged.classes, judged.labels[rows], answers.codes[rows, :NEIGHBORS_SHOWN].ravel())
+        return plots.neighbor_grid(
+            judged.queries.images[rows],
+            asked,
+            images()[found.ravel()].reshape(*found.shape, *judged.queries.shape[1:]),
+            near.reshape(found.shape),
+            answers.scores[rows, :NEIGHBORS_SHOWN],
+            classes,
+            score_name=names[metric],
+        )
+
+    def mistakes() -> Plot:
+        rows = answers.worst(judged.labels, MISTAKES)
+        return plots.worst_mistakes(
+            judged.queries.images[rows],
+            judged.labels[rows],
+            answers.predicted[rows],
+            answers.votes[rows],
+            judged.classes,
+            nearest=images()[answers.nearest_of_predicted(rows)],
+            limit=MISTAKES,
+            total=len(judged.labels),
+        )
+
+    album.add("neighbors", neighbors)
+    album.add("worst_mistakes", mistakes)
+
+
+def _recall(judged: Judged, figures: Mapping[str, Any]) -> Plot:
+    curves, ks = {judged.config["recipe"]["name"]: figures["retrieval"]}, (1, 5, 10)
+    curves |= {_LINE_NAMES[name]: tree["retrieval"] for name, tree in figures.get("baselines", {}).items()}
+    if any(curve["recall@1"] is None for curve in curves.values()):
+        raise InputError("no query has an image of its class in the gallery")
+    chances = figures["classification"]["recall_by_probability"]
+    return plots.recall_at_k(
+        {name: [curve[f"recall@{k}"] for k in ks] for name, curve in curves.items()},
+        ks,
+        probability={judged.config["recipe"]["name"]: list(chances.values())},
+        probability_k=[int(k) for k in chances],
+    )
+
+
+def _draw_pairs(album: Album, judged: Judged, figures: Mapping[str, Any]) -> None:
+    threshold = figures["verification"]["threshold"]
+    pairs = sample_pairs(judged)
+    drawn = pairs.mixed(_PAIRS, judged.config["seed"])
+    # In one small read of the images, whichever side of a pair they are on.
+    images = judged.queries.images[np.concatenate([pairs.a[drawn], pairs.b[drawn]])]
+    first, second, same = images[: len(drawn)], images[len(drawn) :], pairs.same[drawn]
+
+    def distances() -> Plot:
+        if pairs.same.all() or not pairs.same.any():
+            raise InputError("the images give no pairs of one class, or none of two")
+        name = "distance of the directions of two embeddings" if _angular(judged) else "distance of two embeddings"
+        return plots.distance_histogram(
+            pairs.distances[pairs.same], pairs.distances[~pairs.same], threshold, measure="distance", axis_name=name
+        )
+
+    def verdicts() -> Plot:
+        if not len(drawn):
+            raise InputError("the images give no pairs")
+        apart = pairs.distances[drawn]
+        plot = plots.pair_grid(first, second, same, predicted=apart < threshold, scores=apart, limit=_PAIRS)
+        return _add(plot, f"d is the distance of the two embeddings; below {threshold:.3g} the model says the same.")
+
+    album.add("distances", distances)
+    if judged.model.recipe_.sampling.kind == "pairs":
+        album.add("pairs", lambda: plots.pair_grid(first, second, same, limit=_PAIRS))
+    album.add("pairs_predicted", verdicts)
+
+
+def _draw_maps(album: Album, judged: Judged, threads: int) -> None:
+    seed, dimensions = judged.config["seed"], judged.z.shape[1]
+    classes, (labels,) = present(judged.classes, judged.labels)
+    rows = plots.sample_rows(labels, _BEFORE_POINTS, seed)
+    before = embed_untrained(judged, rows)
+    shown = plots.sample_rows(labels, _MAP_POINTS, seed)
+    if dimensions == 2:
+        album.add("scatter", lambda: plots.scatter_map(judged.z, labels, classes))
+        album.add("density", lambda: plots.density_map(judged.z, labels, classes))
+        album.add("scatter_before", lambda: _scatter_before(before, labels[rows], classes))
+        if not judged.same:
+            names, (known,) = present(judged.classes, judged.gallery_labels)
+            album.add("scatter_gallery", lambda: _of_gallery(plots.scatter_map, judged, known, names))
+            album.add("density_gallery", lambda: _of_gallery(plots.density_map, judged, known, names))
+    if dimensions > 2:
+        for axes in (2, 3):
+            album.add(f"pca_{axes}d", lambda axes=axes: plots.pca_map(judged.z[shown], labels[shown], classes, dimensions=axes))
+
+        def tsne() -> Plot:
+            few = plots.sample_rows(labels[rows], _TSNE_POINTS, seed)
+            maps = [plots.project_tsne(z[few], seed, threads=threads) for z in (before, judged.z[rows])]
+            return plots.tsne_maps(maps[0], maps[1], labels[rows][few], classes)
+
+        album.add("tsne", tsne)
+
+    def cosines() -> Plot:
+        after = mean_cosines(judged.z[rows], labels[rows], len(classes))
+        plot = plots.class_cosines(after, classes, before=mean_cosines(before, labels[rows], len(classes)))
+        if _angular(judged):
+            return plot
+        return _add(plot, "This run goes by distance, not by angle, so its classes may also differ in length.")
+
+    album.add("class_cosines", cosines)
+
+
+def _scatter_before(before: Any, labels: Any, classes: list[str]) -> Plot:
+    plot = plots.scatter_map(before, labels, classes, name="scatter_before")
+    return _add(plot, "This is where the network placed the images before training.")
+
+
+def _of_gallery(draw: Callable[..., Plot], judged: Judged, labels: Any, classes: list[str]) -> Plot:
+    name = "scatter_gallery" if draw is plots.scatter_map else "density_gallery"
+    return _add(draw(judged.gallery, labels, classes, name=name), "These are the gallery's images, which it was trained on.")
+
+
+def _angular(judged: Judged) -> bool:
+    return judged.model.recipe_.evaluate.metric == "cosine"
+
+
+def _add(plot: Plot, sentence: str) -> Plot:
+    return dataclasses.replace(plot, caption=f"{plot.caption} {sentence}")

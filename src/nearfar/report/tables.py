@@ -1,0 +1,103 @@
+"""The figures of a run as tables of HTML: every number as ``metrics.json`` holds it, beside what no training would give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nearfar.report.markup import name, table, text
+
+FIGURES: tuple[tuple[str, str, str, str], ...] = (
+    ("classification", "accuracy", "{k}-NN accuracy", "images whose {k} nearest vote for their class"),
+    ("classification", "one_nn_accuracy", "1-NN accuracy", "images whose nearest is of their class"),
+    ("classification", "precision_macro", "Precision", "of the {k}-NN vote, mean over classes"),
+    ("classification", "recall_macro", "Recall", "of the {k}-NN vote, mean over classes"),
+    ("classification", "f1_macro", "F1", "of the {k}-NN vote, mean over classes"),
+    ("retrieval", "recall@1", "Recall@1", "the nearest image is of the class"),
+    ("retrieval", "recall@5", "Recall@5", "one of the 5 nearest is of the class"),
+    ("retrieval", "recall@10", "Recall@10", "one of the 10 nearest is of the class"),
+    ("retrieval", "map@r", "MAP@R", "mean average precision among the R nearest, R being the size of the class"),
+    ("retrieval", "r_precision", "R-precision", "share of the class among the R nearest"),
+    ("retrieval", "mrr", "MRR", "mean of 1 / rank of the first image of the class"),
+    ("verification", "accuracy", "Pair accuracy", "pairs rightly called same or different"),
+    ("verification", "auroc", "AUROC", "chance that a pair of one class is nearer than a pair of two"),
+    ("verification", "eer", "Equal error rate", "smaller is better"),
+    ("clustering", "rand", "Rand index", "K-means clusters against classes"),
+    ("clustering", "adjusted_rand", "Adjusted Rand index", "0 is chance"),
+    ("clustering", "nmi", "NMI", "K-means clusters against classes"),
+    ("clustering", "davies_bouldin", "Davies-Bouldin", "of the classes; smaller is better"),
+    ("clustering", "silhouette", "Silhouette", "of the classes, -1 to 1"),
+    ("geometry", "within", "Cosine within classes", "mean over pairs of one class"),
+    ("geometry", "between", "Cosine between classes", "mean over pairs of two"),
+    ("geometry", "effective_rank", "Effective rank", "directions in use"),
+    ("geometry", "alignment", "Alignment", "smaller is tighter"),
+    ("geometry", "uniformity", "Uniformity", "smaller is more even"),
+)
+"""Section and key in ``metrics.json``, title, and what it means."""
+
+BASELINES = {"pca": "PCA of pixels", "pixels": "Raw pixels"}
+_MOST_CLASSES = 60  # rows of the table by class
+
+
+def number(value: Any) -> str:
+    """A figure with four decimals, as everywhere in nearfar."""
+    return "\N{EN DASH}" if value is None else f"{value:.4f}".replace("-", "\N{MINUS SIGN}")
+
+
+def amount(value: float | None, unit: str = "") -> str:
+    """A time, a speed or a count in three digits or more."""
+    if value is None:
+        return "\N{EN DASH}"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return f"{value:,.{digits}f}{unit}"
+
+
+def interval(tree: Mapping[str, Any], section: str, key: str) -> str:
+    """The interval of a figure as "0.9431 to 0.9520", or nothing."""
+    found = tree.get("confidence", {}).get(section, {}).get(key)
+    return f"{number(found[0])} to {number(found[1])}" if found else ""
+
+
+def figures_table(tree: Mapping[str, Any], caption: str) -> str:
+    """All figures with their intervals, and those of the baselines that there are."""
+    baselines = {key: tree["baselines"][key] for key in BASELINES if key in tree.get("baselines", {})}
+    rows = []
+    for section, key, title, meaning in FIGURES:
+        value = tree.get(section, {}).get(key)
+        if value is None:
+            continue
+        k = tree["classification"]["k"]
+        spread = interval(tree, section, key)
+        own = f'<b>{number(value)}</b>{f"<small>{spread}</small>" if spread else ""}'
+        others = [number(each[section][key]) if key in each.get(section, {}) else "" for each in baselines.values()]
+        rows.append([f"{text(title.format(k=k))}<small>{text(meaning.format(k=k))}</small>", own, *others])
+    return table(caption, ["Figure", "This run", *(text(BASELINES[key]) for key in baselines)], rows, kind="figures")
+
+
+def classes_table(tree: Mapping[str, Any]) -> str:
+    """Figures of each class that there are queries of; of very many classes, those with the lowest F1."""
+    own, ranked = tree["classification"]["per_class"], tree["retrieval"]["per_class"]
+    names = list(own)
+    there = [at for at, one in enumerate(names) if own[one]["queries"]]
+    shown = there
+    caption = f"By class: the vote of the {tree['classification']['k']} nearest, and retrieval."
+    if len(there) > _MOST_CLASSES:
+        shown = sorted(there, key=lambda at: own[names[at]]["f1"])[:_MOST_CLASSES]
+        caption = f"The {_MOST_CLASSES} classes of {len(there):,} with the lowest F1; <code>metrics.json</code> has them all."
+    rows = []
+    for at in shown:
+        one = names[at]
+        mean = ranked.get(one, {})
+        figures = [own[one]["precision"], own[one]["recall"], own[one]["f1"], mean.get("recall@1"), mean.get("map@r")]
+        taken = _taken_for(tree["classification"]["confusion"], names, at)
+        rows.append([name(one), f"{own[one]['queries']:,}", *map(number, figures), taken])
+    head = ["Class", "Images", "Precision", "Recall", "F1", "Recall@1", "MAP@R", "Most often taken for"]
+    return table(caption, head, rows, kind="wide")
+
+
+def _taken_for(confusion: list[list[int]] | None, names: list[str], at: int) -> str:
+    if confusion is None:
+        return ""
+    wrong = [0 if other == at else count for other, count in enumerate(confusion[at])]
+    most = max(wrong)
+    return f"{name(names[wrong.index(most)])} ({most:,})" if most else "\N{EN DASH}"

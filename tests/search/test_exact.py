@@ -1,0 +1,178 @@
+"""Exact search against a loop in float64: the same scores, bit for bit, and the same rows, whatever the tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nearfar.errors import InputError
+from nearfar.search import exact, nearest
+from nearfar.search.vectors import METRICS, unit_rows
+
+
+def slow(
+    queries: np.ndarray, gallery: np.ndarray, k: int, metric: str, exclude: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Every pair by itself in float64, rounded to float32, ordered by (score, row)."""
+    if metric == "cosine":
+        queries, gallery = unit_rows(queries, "q"), unit_rows(gallery, "g")
+    a, b = queries.astype(np.float64)[:, None], gallery.astype(np.float64)[None]
+    scores = np.sqrt(((a - b) ** 2).sum(-1)) if metric == "euclidean" else (a * b).sum(-1)
+    if metric == "cosine":
+        scores = np.clip(scores, -1.0, 1.0)
+    scores = scores.astype(np.float32)
+    if exclude is not None:
+        there = np.flatnonzero(exclude >= 0)
+        scores[there, exclude[there]] = np.inf if metric == "euclidean" else -np.inf
+    order = np.argsort(scores if metric == "euclidean" else -scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, order, axis=1), order
+
+
+def points(kind: str, rows: int, width: int, seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    made = {
+        "normal": lambda: generator.normal(size=(rows, width)),
+        "duplicates": lambda: np.random.default_rng(9).normal(size=(5, width))[generator.integers(5, size=rows)],
+        "collapsed": lambda: np.ones((1, width)) + 1e-7 * generator.normal(size=(rows, width)),
+        "integers": lambda: generator.integers(1, 3, size=(rows, width)),
+        "one point": lambda: np.full((rows, width), 0.3),
+        "far away": lambda: 1000.0 + generator.normal(size=(rows, width)),
+    }
+    return made[kind]().astype(np.float32)
+
+
+TILES = {"as shipped": {}, "small": {"_TILE": 500, "_CHUNK": 100, "_WIDE_CHUNK": 64}, "odd": {"_TILE": 3000, "_CHUNK": 37}}
+
+
+@pytest.mark.parametrize("tiles", TILES)
+@pytest.mark.parametrize("kind", ["normal", "duplicates", "collapsed", "integers", "one point", "far away"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_equals_the_slow_loop(metric: str, kind: str, tiles: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TILES[tiles].items():
+        monkeypatch.setattr(exact, name, value)
+    for width in (1, 2, 17):
+        gallery, queries = points(kind, 300, width, 0), points(kind, 20, width, 1)
+        for k, exclude in ((1, None), (7, np.random.default_rng(2).integers(-1, 300, size=20)), (250, None)):
+            scores, rows = nearest(queries, gallery, k, metric=metric, exclude=exclude)
+            expected = slow(queries, gallery, k, metric, exclude)
+            np.testing.assert_array_equal(scores, expected[0])
+            np.testing.assert_array_equal(rows, expected[1])
+            assert scores.dtype == np.float32
+            assert rows.dtype == np.int64
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    rows=st.integers(2, 60),
+    width=st.integers(1, 3),
+    metric=st.sampled_from(METRICS),
+    tile=st.integers(1, 300),
+)
+def test_ties_of_small_integers_go_to_the_lowest_row(seed: int, rows: int, width: int, metric: str, tile: int) -> None:
+    generator = np.random.default_rng(seed)
+    gallery = generator.integers(1, 4, size=(rows, width)).astype(np.float32)
+    queries = generator.integers(1, 4, size=(5, width)).astype(np.float32)
+    k = int(generator.integers(1, rows + 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact, "_TILE", tile)
+        patch.setattr(exact, "_CHUNK", max(1, tile // 7))
+        found = nearest(queries, gallery, k, metric=metric)
+    for result, expected in zip(found, slow(queries, gallery, k, metric), strict=True):
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_more_duplicates_than_candidates_are_settled_exactly() -> None:
+    """100 copies of the query's nearest point, spread over the gallery, and k in the midst of them."""
+    generator = np.random.default_rng(0)
+    gallery = generator.normal(size=(3000, 24)).astype(np.float32)
+    copies = np.sort(generator.permutation(3000)[:100])
+    gallery[copies] = gallery[copies[0]]
+    scores, rows = nearest(gallery[copies[:1]], gallery, 30, metric="euclidean")
+    np.testing.assert_array_equal(rows[0], copies[:30])
+    assert (scores == 0.0).all()
+
+
+def test_rounding_of_the_float32_product_does_not_reach_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors as large as theory admits are put into the products: the result must not change."""
+    gallery, queries = points("collapsed", 400, 16, 0), points("collapsed", 30, 16, 1)
+    expected = {metric: slow(queries, gallery, 9, metric) for metric in METRICS}
+    plain = exact.products
+    generator = torch.Generator().manual_seed(0)
+
+    def shaken(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        tile = plain(a, b, bias)
+        if tile.dtype == torch.float64:
+            return tile
+        reach = a.norm(dim=1)[:, None] * b.norm(dim=1)
+        return tile + 16 * 2.0**-24 * reach * (2.0 * torch.rand(tile.shape, generator=generator) - 1.0)
+
+    monkeypatch.setattr(exact, "products", shaken)
+    for metric in METRICS:
+        for result, true in zip(nearest(queries, gallery, 9, metric=metric), expected[metric], strict=True):
+            np.testing.assert_array_equal(result, true)
+
+
+def test_tiles_stay_within_their_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "_TILE", 10_000)
+    monkeypatch.setattr(exact, "_CHUNK", 1_000)
+    sizes = []
+    plain = exact.products
+
+    def watched(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        sizes.append(len(a) * len(b))
+        return plain(a, b, bias)
+
+    monkeypatch.setattr(exact, "products", watched)
+    nearest(points("normal", 500, 8, 0), points("normal", 5000, 8, 1), 5)
+    assert max(sizes) <= 10_000
+    assert sum(sizes) == 500 * 5000
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_read_only_map_gives_what_the_array_gives(tmp_path: Path, metric: str) -> None:
+    gallery, queries = points("normal", 200, 5, 0), points("normal", 9, 5, 1)
+    np.save(tmp_path / "g.npy", gallery)
+    mapped = np.load(tmp_path / "g.npy", mmap_mode="r")
+    for a, b in zip(nearest(queries, mapped, 4, metric=metric), nearest(queries, gallery, 4, metric=metric), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_largest_of_each_row_are_found_in_groups_and_in_the_rest() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for width in (1, 7, 64, 1000, 1003):
+        tile = torch.rand((12, width), generator=generator)
+        for k in {1, min(3, width), min(100, width), width}:
+            values, columns = exact.largest(tile, k)
+            torch.testing.assert_close(tile.gather(1, columns), values)
+            torch.testing.assert_close(values.sort(dim=1).values, tile.sort(dim=1).values[:, width - k :])
+            assert all(len(set(row)) == k for row in columns.tolist())
+
+
+def test_what_does_not_fit_is_refused_in_one_line() -> None:
+    gallery, queries = points("normal", 10, 4, 0), points("normal", 3, 4, 1)
+    for arguments, message in [
+        ((queries[:, :3], gallery, 2), "queries has 3 features, but gallery is expecting 4"),
+        ((queries, gallery, 0), "k is 0, expected 1 to 10"),
+        ((queries, gallery, 11), "k is 11, expected 1 to 10"),
+        ((queries, gallery[:0], 1), "gallery is empty"),
+        ((queries * 0.0, gallery, 1), "queries row 0 is all zeros"),
+        ((queries, np.concatenate([gallery, gallery[:1] * 0.0]), 1), "gallery row 10 is all zeros"),
+    ]:
+        with pytest.raises(InputError, match=message) as caught:
+            nearest(*arguments)
+        assert "\n" not in str(caught.value)
+    for exclude, message in [
+        ([0, 1], r"exclude has shape \(2,\)"),
+        ([0, 1, 10], "exclude names a row outside 0 to 9"),
+        ([0.0, 1.0, 2.0], "whole numbers"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            nearest(queries, gallery, 1, exclude=exclude)
+    with pytest.raises(InputError, match="k is 10, expected 1 to 9"):
+        nearest(queries, gallery, 10, exclude=[0, 1, 2])
