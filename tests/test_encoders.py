@@ -26,6 +26,7 @@ from nearfar.encoders import (
     fuse,
     summary,
 )
+from nearfar.encoders.dropout import Dropout
 from nearfar.errors import InputError
 
 # Small versions of every encoder, and forms of them that take other ways through the code.
@@ -156,7 +157,7 @@ def test_fused_encoders_embed_alike(kind: str, params: dict[str, Any]) -> None:
     assert encoder.training
     assert not fused.training
     assert not any(p.requires_grad for p in fused.parameters())
-    assert not any(isinstance(module, nn.Dropout) for module in fused.modules())
+    assert not any(isinstance(module, Dropout) for module in fused.modules())
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert all(p.requires_grad for p in encoder.parameters())
@@ -252,10 +253,10 @@ def kinds(encoder: nn.Module) -> list[str]:
 
 
 def test_layers_stand_in_the_order_of_the_systems() -> None:
-    block = ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d", "Dropout"]
+    block = ["Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU", "Dropout"]
     assert kinds(Conv5()) == [*block, *block, "Flatten", "Linear", "ReLU", "Dropout", "Linear"]
     assert kinds(MLP()) == ["Flatten", *["Linear", "ReLU"] * 3, "Linear"]
-    assert kinds(Conv2()) == [*["Conv2d", "ReLU", "MaxPool2d", "Dropout"] * 3, "AdaptiveAvgPool2d", "Flatten", "Linear"]
+    assert kinds(Conv2()) == [*["Conv2d", "MaxPool2d", "ReLU", "Dropout"] * 3, "AdaptiveAvgPool2d", "Flatten", "Linear"]
     pair = ["Conv2d", "ReLU", "BatchNorm2d"] * 2
     assert kinds(Conv3()) == [*pair, "MaxPool2d", *pair, "MaxPool2d", "Conv2d", "ReLU", "Flatten", "Linear", "Linear"]
     norm = ["LayerNorm", "LeakyReLU", "Linear"]
@@ -266,7 +267,7 @@ def test_layers_stand_in_the_order_of_the_systems() -> None:
     ("encoder", "rates"), [(Conv5(), {0.3}), (Conv2(), {0.4}), (SmallResNet(), {0.0}), (Conv5(dropout=0.1), {0.1})]
 )
 def test_dropout_rates(encoder: nn.Module, rates: set[float]) -> None:
-    assert {module.p for module in encoder.modules() if isinstance(module, nn.Dropout)} == rates
+    assert {module.p for module in encoder.modules() if isinstance(module, Dropout)} == rates
 
 
 def test_a_pre_norm_block_by_hand() -> None:
@@ -400,3 +401,43 @@ def test_too_small_images_are_told_the_least_size(kind: str, least: int) -> None
 def test_lists_as_a_recipe_file_gives_them() -> None:
     encoder = build("conv5", {"filters": [4, 6], "hidden": 8}, size=[28, 28])  # type: ignore[arg-type]
     assert encoder(images()).shape == (6, 64)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.4, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_dropout_keeps_the_share_that_it_says_and_the_mean(p: float, dtype: torch.dtype) -> None:
+    layer, x = Dropout(p).train(), torch.ones(40, 5, 31, 33, dtype=dtype)
+    y = layer(x.to(memory_format=torch.channels_last))
+    kept = y != 0
+    count = x.numel()
+    assert abs(float(kept.double().mean()) - (1 - p)) < 5 * (p * (1 - p) / count) ** 0.5
+    assert (y[kept] == torch.tensor(1 / (1 - p), dtype=dtype)).all()
+    # No pattern along any axis: each slice keeps its share too.
+    for axis in range(4):
+        shares = kept.double().mean(dim=[d for d in range(4) if d != axis])
+        assert float((shares - (1 - p)).abs().max()) < 6 * (p * (1 - p) * x.shape[axis] / count) ** 0.5
+
+
+def test_dropout_is_decided_by_the_seed_and_sends_gradient_where_it_keeps() -> None:
+    layer, x = Dropout(0.3).train(), torch.randn(7, 3, 5, 6).to(memory_format=torch.channels_last).requires_grad_()
+    torch.manual_seed(5)
+    first, second = layer(x), layer(x)
+    torch.manual_seed(5)
+    assert torch.equal(layer(x), first)
+    assert not torch.equal(first, second)
+    first.sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, torch.where(first != 0, 1 / 0.7, 0.0))
+    assert torch.equal(layer.eval()(x), x)
+    strided = torch.randn(6, 8)[:, ::2]
+    assert layer.train()(strided).shape == (6, 4)
+
+
+@pytest.mark.parametrize("encoder", [Conv5(dropout=0.0), Conv2(dropout=0.0)])
+def test_relu_behind_the_pooling_gives_the_same_numbers(encoder: nn.Module) -> None:
+    layers = list(encoder.eval().features)  # type: ignore[arg-type]
+    for place, layer in enumerate(layers[:-1]):
+        if isinstance(layer, nn.MaxPool2d):
+            layers[place], layers[place + 1] = layers[place + 1], layer
+    x = images(batch=3)
+    assert torch.equal(nn.Sequential(*layers)(x), encoder.features(x))  # type: ignore[operator]

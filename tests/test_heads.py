@@ -32,7 +32,8 @@ LONG = {"train.epochs": 40, "train.learning_rate": 0.05}
 
 
 def images(count: int = 120, seed: int = 0) -> ImageSet:
-    return shapes(count, size=16, seed=seed, classes=4)
+    """Those of each seed have a name of their own, so that one seed's run is judged on another's images as they are."""
+    return shapes(count, size=16, seed=seed, classes=4, name=f"shapes {seed}")
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +224,7 @@ def test_head_figures_and_predictions_are_those_of_the_head_itself(base: Path, t
     assert [one["head_label"] == one["true_label"] for one in results] == right.tolist()
     assert "head_label" in (tmp_path / "labels.csv").read_text().splitlines()[0]
 
-    strangers = ImageSet(images=test.images, labels=test.labels, classes=("a", "b", "c", "new"))
+    strangers = ImageSet(images=test.images, labels=test.labels, classes=("a", "b", "c", "new"), name="strangers")
     assert "head_accuracy" not in judging.figures(judging.judge(out, strangers))["classification"]
 
 
@@ -292,7 +293,7 @@ def test_the_loss_of_a_head_is_cross_entropy_of_its_scores_in_float64() -> None:
     z = torch.randn(7, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 2])
     loss = HeadLoss(CrossEntropyLoss(label_smoothing=0.1), classes=3, dim=5)
-    assert float(loss(z, labels)) == pytest.approx(np.log(3))  # it starts without a preference
+    assert loss(z, labels).item() == pytest.approx(np.log(3))  # it starts without a preference
     with torch.no_grad():
         loss.linear.weight.copy_(torch.randn(3, 5, generator=generator))
         loss.linear.bias.copy_(torch.randn(3, generator=generator))
@@ -300,7 +301,7 @@ def test_the_loss_of_a_head_is_cross_entropy_of_its_scores_in_float64() -> None:
     scores += loss.linear.bias.detach().numpy()
     logs = np.log(_softmax(scores))
     expected = -(0.9 * logs[np.arange(7), labels.numpy()] + 0.1 * logs.mean(axis=1)).mean()
-    assert float(loss(z, labels)) == pytest.approx(expected, rel=1e-9)
+    assert loss(z, labels).item() == pytest.approx(expected, rel=1e-9)
     assert loss.classify(z).tolist() == scores.argmax(1).tolist()
     assert loss.head(["a", "b", "c"]).predict(z.detach().numpy()).tolist() == scores.argmax(1).tolist()
     assert torch.autograd.gradcheck(lambda points: loss(points, labels), (z,))
@@ -326,6 +327,8 @@ def test_the_command_line_trains_a_head(
     code, out, err = cli("evaluate", run)
     assert code == 0, err
     assert "linear head accuracy" in out
-    assert "Accuracy of the linear head" in (tmp_path / run / "README.md").read_text()
+    card = (tmp_path / run / "README.md").read_text()
+    for words in ("Accuracy of the linear head", "a linear classifier was trained on it", f"--from {base}"):
+        assert words in card
     code, out, err = cli("predict", run, str(folder_of_images))
     assert "linear head" in out.splitlines()[0]

@@ -50,6 +50,7 @@ def card(config: dict[str, Any], metrics: dict[str, Any] | None) -> str:
         f"- Encoder {_code(recipe['encoder']['kind'])}, loss {_code(recipe['loss']['kind'])}, "
         f"{recipe['train']['epochs']} epochs, seed {config['seed']}"
         + (f", {training['seconds']:.1f} s of training." if "seconds" in training else "."),
+        *_began(config),
         f"- Near and far are meant by {recipe['evaluate']['metric']} "
         + ("distance." if recipe["evaluate"]["metric"] == "euclidean" else "similarity."),
         "",
@@ -71,7 +72,8 @@ def card(config: dict[str, Any], metrics: dict[str, Any] | None) -> str:
         "## How to make it again",
         "",
         "```bash",
-        f"nearfar train {_shell(data.get('source', 'DATA'))} --recipe recipe.toml --seed {config['seed']}",
+        f"nearfar train {_shell(data.get('source', 'DATA'))} --recipe recipe.toml --seed {config['seed']}"
+        + (f" --from {_shell(config['start'].get('run'))}" if isinstance(config.get("start"), dict) else ""),
         "```",
         "",
         "where the recipe holds what `config.json` says under `recipe`:",
@@ -82,6 +84,18 @@ def card(config: dict[str, Any], metrics: dict[str, Any] | None) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _began(config: dict[str, Any]) -> list[str]:
+    """Which run's encoder training began with, and what for."""
+    start = config.get("start")
+    if not isinstance(start, dict):
+        return []
+    done = {
+        "linear": "left as it was; a linear classifier was trained on it",
+        "finetune": "trained further, together with a linear classifier on it",
+    }.get(config["recipe"]["train"].get("mode", ""), "trained further")
+    return [f"- The encoder is that of the run {_code(start.get('run'))}, {done}."]
 
 
 def _figures(metrics: dict[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 the input or the options are wrong, said in one line; 130 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -278,6 +279,10 @@ def check_data(path: str, /, *, as_json: Annotated[bool, Parameter(name="--json"
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
+    logger = logging.getLogger("nearfar")
+    if not logger.handlers:  # long fetching and decoding say how far they are
+        logger.addHandler(logging.StreamHandler())
+        logger.setLevel(logging.INFO)
     try:
         app(arguments, exit_on_error=False, print_error=False)
         sys.stdout.flush()

@@ -13,7 +13,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
+from plots.plot_samples import recorded_texts
 
 from nearfar.errors import InputError
 from nearfar.plots import Plot, confusion_matrix, loss_by_epoch, save, scatter_map, score_dots
@@ -112,6 +114,26 @@ def test_svg_of_awkward_names_parses_and_carries_the_description() -> None:
     text = odd.svg_text()
     assert ElementTree.fromstring(text) is not None
     assert "a &amp; b &lt; c --&gt;" in text
+
+
+def test_class_names_are_never_read_as_formulas() -> None:
+    names = ["$\\frac{$", "$a_b_c^d^e$", "100 $"]  # the first two are no valid formulas and would raise
+    plot = confusion_matrix(np.eye(3), names)
+    assert plot.svg_text()
+    assert not any(text.get_parse_math() for text in plot.figure.findobj(Text) if text.get_text())
+    assert [label.get_text() for label in plot.figure.axes[0].get_yticklabels()] == names
+
+
+def test_texts_take_the_same_room_at_every_resolution() -> None:
+    plot = score_dots({"fashion-cross-entropy, a long one": [0.5, 0.51], "short": [0.6]})
+    boxes = []
+    for dpi in (60, 100, 150, 300):
+        with recorded_texts() as texts:
+            plot.png_bytes(dpi)
+        boxes.append({text: box for text, box in texts})
+    for text, box in boxes[-1].items():
+        for other in boxes[:-1]:
+            assert other[text][2] - other[text][0] == pytest.approx(box[2] - box[0], abs=0.004), text
 
 
 def test_colours_are_distinct_and_repeatable() -> None:

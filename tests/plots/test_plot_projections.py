@@ -94,6 +94,11 @@ def test_samples_keep_the_proportions(labels: list[int], limit: int, seed: int) 
         assert (np.abs(np.bincount(numbers[rows], minlength=6) - shares) < 1).all()
 
 
+def test_the_largest_remainders_get_the_rows_left_over() -> None:
+    labels = np.repeat([0, 1, 2], [7, 2, 1])  # fair shares of 4 rows: 2.8, 0.8, 0.4
+    assert np.bincount(labels[sample_rows(labels, 4)], minlength=3).tolist() == [3, 1, 0]
+
+
 def test_density_levels_hold_the_mass_they_promise() -> None:
     points = np.random.default_rng(0).normal(size=(20_000, 2)) * (1.0, 3.0)
     density = class_density(points, np.array([-6.0, -18.0]), np.array([6.0, 18.0]))

@@ -7,6 +7,8 @@ import copy
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from nearfar.encoders.dropout import Dropout
+
 
 def fuse(encoder: nn.Module) -> nn.Module:
     """Return a copy of ``encoder`` in eval mode in which batch norms are part of the convolutions before them.
@@ -26,7 +28,7 @@ def fuse(encoder: nn.Module) -> nn.Module:
 def _fold(layers: nn.Sequential) -> None:
     before = ""
     for name, layer in list(layers.named_children()):
-        if isinstance(layer, nn.Dropout):
+        if isinstance(layer, Dropout):
             delattr(layers, name)
             continue
         convolution = layers._modules.get(before)

@@ -10,10 +10,14 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from nearfar.encoders.checks import check_integer, check_integers, check_number, check_size, shrink
+from nearfar.encoders.dropout import Dropout
 
 
 class Conv5(nn.Module):
-    """System A: two blocks of 5x5 convolution, batch norm, ReLU, max-pool and dropout, then two linear layers."""
+    """System A: two blocks of 5x5 convolution, batch norm, ReLU, max-pool and dropout, then two linear layers.
+
+    The ReLU stands behind the max-pool, which gives the same numbers (both keep order) from a quarter of the pixels.
+    """
 
     def __init__(
         self,
@@ -35,16 +39,16 @@ class Conv5(nn.Module):
             layers += [
                 nn.Conv2d(inputs, outputs, 5),
                 nn.BatchNorm2d(outputs),
-                nn.ReLU(),
                 nn.MaxPool2d(2),
-                nn.Dropout(dropout),
+                nn.ReLU(),
+                Dropout(dropout),
             ]
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(
             nn.Flatten(),
             nn.Linear(filters[-1] * height * width, check_integer("hidden", hidden)),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(hidden, check_integer("dim", dim)),
         )
 
@@ -76,7 +80,10 @@ class MLP(nn.Module):
 
 
 class Conv2(nn.Module):
-    """System C: blocks of unpadded 2x2 convolution, ReLU, max-pool and dropout, averaged over the image, and a linear layer."""
+    """System C: blocks of unpadded 2x2 convolution, ReLU, max-pool and dropout, averaged over the image, and a linear layer.
+
+    As in `Conv5` the ReLU stands behind the max-pool.
+    """
 
     def __init__(
         self,
@@ -95,7 +102,7 @@ class Conv2(nn.Module):
         shrink("conv2", check_size(size), kernels=(check_integer("kernel", kernel),) * len(filters))
         layers: list[nn.Module] = []
         for inputs, outputs in zip((channels, *filters), filters, strict=False):
-            layers += [nn.Conv2d(inputs, outputs, kernel), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(dropout)]
+            layers += [nn.Conv2d(inputs, outputs, kernel), nn.MaxPool2d(2), nn.ReLU(), Dropout(dropout)]
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(filters[-1], check_integer("dim", dim)))
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nearfar.encoders.checks import check_integer, check_integers, check_number, check_size
+from nearfar.encoders.dropout import Dropout
 from nearfar.errors import InputError
 
 _POOLS: dict[str, type[nn.Module]] = {"max": nn.AdaptiveMaxPool2d, "average": nn.AdaptiveAvgPool2d}
@@ -73,7 +74,7 @@ class SmallResNet(nn.Module):
             ]
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(
-            _POOLS[pool](1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(widths[-1], check_integer("dim", dim))
+            _POOLS[pool](1), nn.Flatten(), Dropout(dropout), nn.Linear(widths[-1], check_integer("dim", dim))
         )
 
     def forward(self, x: Tensor) -> Tensor:

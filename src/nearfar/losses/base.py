@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from nearfar.errors import InputError, did_you_mean
 
 _HALF = (torch.bfloat16, torch.float16)
+# How far from 1 the length of a unit row may be.
+_UNIT = 1e-2
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +145,11 @@ def check_batch(
     unit: bool = False,
 ) -> Batch:
     """Check what a caller gave, and return it as a :class:`Batch` (bfloat16 and float16 become float32)."""
-    _check_rows("z", z, unit)
-    if len(z) == 0:
-        raise InputError(f"z is empty (shape {tuple(z.shape)}); a batch needs at least one row")
+    _check_form("z", z)
+    if not z.numel():
+        raise InputError(f"z is empty (shape {tuple(z.shape)}); a batch needs at least one row and one column")
     labels = _check_labels("labels", labels, "z", z)
+    _check_values("z", z, unit)
     if keys is None:
         if key_labels is not None:
             raise InputError("key_labels came without keys; give both, or neither")
@@ -156,7 +159,7 @@ def check_batch(
         return Batch(wide, labels, wide, labels, 0)
     if key_labels is None:
         raise InputError("keys came without key_labels; give both, or neither")
-    _check_rows("keys", keys, unit)
+    _check_form("keys", keys)
     key_labels = _check_labels("key_labels", key_labels, "keys", keys)
     if keys.shape[1] != z.shape[1]:
         raise InputError(f"keys has {keys.shape[1]} columns, z has {z.shape[1]}; both must come from encoders of one width")
@@ -167,6 +170,7 @@ def check_batch(
             f"key_offset is {key_offset}; with {len(z):,} rows in z and {len(keys):,} keys it must lie in "
             f"0..{len(keys) - len(z)}, so that all of z is among the keys"
         )
+    _check_values("keys", keys, unit)
     common = torch.promote_types(z.dtype, keys.dtype)
     if common in _HALF:
         common = torch.float32
@@ -175,14 +179,18 @@ def check_batch(
 
 def check_pairs(a: Tensor, b: Tensor, same: Tensor, *, unit: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Check explicit pairs and return them with half types widened: a, b ``[M, D]``, same bool ``[M]``."""
-    _check_rows("a", a, unit)
-    _check_rows("b", b, unit)
+    _check_form("a", a)
+    _check_form("b", b)
     if a.shape != b.shape:
         raise InputError(f"a has shape {tuple(a.shape)}, b has {tuple(b.shape)}; row m of a is paired with row m of b")
     if same.dtype != torch.bool:
         raise InputError(f"same is {_kind(same)}; it must be bool, true for a pair of one class: use same.bool()")
+    if b.device != a.device or same.device != a.device:
+        raise InputError(f"a is on {a.device}, b on {b.device}, same on {same.device}; move them to one device")
     if same.shape != a.shape[:1]:
         raise InputError(f"same has shape {tuple(same.shape)}, there are {len(a):,} pairs; it must be one entry a pair")
+    _check_values("a", a, unit)
+    _check_values("b", b, unit)
     common = torch.promote_types(a.dtype, b.dtype)
     if common in _HALF:
         common = torch.float32
@@ -193,13 +201,16 @@ def _kind(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _check_rows(name: str, rows: Tensor, unit: bool) -> None:
+def _check_form(name: str, rows: Tensor) -> None:
     if not isinstance(rows, Tensor):
         raise InputError(f"{name} is a {type(rows).__name__}; it must be a torch tensor: use torch.as_tensor({name})")
     if rows.ndim != 2:
         raise InputError(f"{name} has shape {tuple(rows.shape)}; it must be [rows, columns], one embedding a row")
     if not rows.is_floating_point():
         raise InputError(f"{name} is {_kind(rows)}; it must be of a floating type: use {name}.float()")
+
+
+def _check_values(name: str, rows: Tensor, unit: bool) -> None:
     if not len(rows):
         return
     seen = rows.detach()
@@ -207,11 +218,10 @@ def _check_rows(name: str, rows: Tensor, unit: bool) -> None:
         if not bool(torch.isfinite(seen).all()):
             raise _not_finite(name, seen)
         return
-    # Rounding a unit row to bfloat16 moves its length by up to 2^-9, to float16 by less.
-    tolerance = 1e-2 if rows.dtype in _HALF else 1e-3
     lengths = torch.linalg.vector_norm(seen, dim=1, dtype=torch.float32 if rows.dtype in _HALF else None)
-    # One comparison for NaN, infinity and length, so that a batch costs one wait for the device.
-    if not bool(((lengths - 1).abs() <= tolerance).all()):
+    # One comparison for NaN, infinity and length, so that a batch costs one wait for the device. Rows that were made unit
+    # in bfloat16 are off by up to 2^-8, and may since have become float32.
+    if not bool(((lengths - 1).abs() <= _UNIT).all()):
         if not bool(torch.isfinite(lengths).all()):
             raise _not_finite(name, seen)
         row = int((lengths - 1).abs().argmax())

@@ -56,7 +56,6 @@ def put_image(
     height, width = picture.shape[:2]
     wide, high = side * width / max(height, width), side * height / max(height, width)
     left, top = x + (side - wide) / 2, y
-    limits = axes.get_xlim(), axes.get_ylim()
     axes.imshow(
         picture,
         extent=(left, left + wide, top + high, top),
@@ -66,7 +65,6 @@ def put_image(
         interpolation="none",
         aspect="auto",
     )
-    axes.set(xlim=limits[0], ylim=limits[1])  # imshow moved them
     plain = color == style.MUTED
     pen = 0.6 if plain else 2.0
     lines = (0, (2.2, 1.2)) if dashed else "-"

@@ -50,8 +50,9 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, k
     body = "\n".join(
         "<tr>" + f'<th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows
     )
+    shown = f' class="{kind}"' if kind else ""
     return (
-        f'<div class="scroll" tabindex="0"><table{f' class="{kind}"' if kind else ""}>\n<caption>{caption}</caption>\n'
+        f'<div class="scroll" tabindex="0"><table{shown}>\n<caption>{caption}</caption>\n'
         f"<thead><tr>{columns}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"
     )
 
@@ -72,7 +73,7 @@ def picture(png: bytes, alt: str, size: tuple[int, int], kind: str = "") -> str:
     """
     source = "data:image/png;base64," + base64.b64encode(png).decode()
     shown = f' class="{kind}"' if kind else ""
-    return f'<img{shown} src="{source}" alt="{text(alt)}" width="{size[0]}" height="{size[1]}" decoding="async">'
+    return f'<img{shown} src="{source}" alt="{text(alt)}" width="{size[0]}" height="{size[1]}">'
 
 
 def thumbnail(image: npt.NDArray[np.uint8], alt: str) -> str:

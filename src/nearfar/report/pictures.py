@@ -227,7 +227,7 @@ def _draw_maps(album: Album, judged: Judged, threads: int) -> None:
         plot = plots.class_cosines(after, classes, before=mean_cosines(before, labels[rows], len(classes)))
         if _angular(judged):
             return plot
-        return _add(plot, "This run goes by distance, not by angle, so its classes may also differ in length.")
+        return _add(plot, "This run goes by distance, not by angle: its classes may lie in one direction and still be far apart.")
 
     album.add("class_cosines", cosines)
 

@@ -58,18 +58,27 @@ def interval(tree: Mapping[str, Any], section: str, key: str) -> str:
     return f"{number(found[0])} to {number(found[1])}" if found else ""
 
 
-def figures_table(tree: Mapping[str, Any], caption: str) -> str:
-    """All figures with their intervals, and those of the baselines that there are."""
-    baselines = {key: tree["baselines"][key] for key in BASELINES if key in tree.get("baselines", {})}
+def search_table(tree: Mapping[str, Any], caption: str) -> str:
+    """Figures of search and of pairs with their intervals, and those of the baselines that there are."""
+    return _figures(tree, caption, ("classification", "retrieval", "verification"), tree.get("baselines", {}))
+
+
+def shape_table(tree: Mapping[str, Any], caption: str) -> str:
+    """Figures of how the embedding lies in space, which say little of pixels and are not compared with them."""
+    return _figures(tree, caption, ("clustering", "geometry"), {})
+
+
+def _figures(tree: Mapping[str, Any], caption: str, sections: tuple[str, ...], found: Mapping[str, Any]) -> str:
+    baselines = {key: found[key] for key in BASELINES if key in found}
     rows = []
     for section, key, title, meaning in FIGURES:
         value = tree.get(section, {}).get(key)
-        if value is None:
+        if section not in sections or value is None:
             continue
         k = tree["classification"]["k"]
         spread = interval(tree, section, key)
         own = f'<b>{number(value)}</b>{f"<small>{spread}</small>" if spread else ""}'
-        others = [number(each[section][key]) if key in each.get(section, {}) else "" for each in baselines.values()]
+        others = [number(each[section].get(key)) for each in baselines.values()]
         rows.append([f"{text(title.format(k=k))}<small>{text(meaning.format(k=k))}</small>", own, *others])
     return table(caption, ["Figure", "This run", *(text(BASELINES[key]) for key in baselines)], rows, kind="figures")
 
@@ -80,7 +89,7 @@ def classes_table(tree: Mapping[str, Any]) -> str:
     names = list(own)
     there = [at for at, one in enumerate(names) if own[one]["queries"]]
     shown = there
-    caption = f"By class: the vote of the {tree['classification']['k']} nearest, and retrieval."
+    caption = f"The vote of the {tree['classification']['k']} nearest, and retrieval, for each class."
     if len(there) > _MOST_CLASSES:
         shown = sorted(there, key=lambda at: own[names[at]]["f1"])[:_MOST_CLASSES]
         caption = f"The {_MOST_CLASSES} classes of {len(there):,} with the lowest F1; <code>metrics.json</code> has them all."

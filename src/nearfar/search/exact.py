@@ -12,7 +12,7 @@ its result independent of the tiles it was computed by:
    its k-th neighbour. The others (near duplicates, collapsed embeddings) go through the gallery again in float64,
    where every vector that may still belong to the best k is scored anew.
 
-Memory beside the result: a tile of 16 MiB and its like, one chunk of the gallery (as float64 in step 3), and 12 bytes
+Memory beside the result: a tile of 16 MiB and its like, one chunk of the gallery (as float64 in step 3), and 24 bytes
 for each of the (k + max(8, k / 4)) candidates of a query.
 """
 

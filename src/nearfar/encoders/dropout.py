@@ -1,0 +1,48 @@
+"""Dropout whose random numbers do not cost more than the convolutions around it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_LEVELS = 1 << 16
+
+
+class Dropout(nn.Module):
+    """Zero a share ``p`` of the elements and divide the others by 1 - p (Srivastava et al. 2014), in training only.
+
+    On a processor PyTorch draws one number after the other; here 16 bits an element come from NumPy's SFC64 (O'Neill 2018 compares it
+    well), seeded by one draw of PyTorch's generator, so `torch.manual_seed` decides them as ever. That rounds ``p`` to a multiple
+    of 2^-16 and takes about a tenth of the time.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.p)
+        mask = _kept(x.numel(), self.p).to(x.dtype).mul_(1 / (1 - self.p))
+        # The mask takes the layout of x, so that the product walks both in step.
+        return x * torch.as_strided(mask, x.shape, x.stride()) if _dense(x) else x * mask.view(x.shape)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+def _kept(count: int, p: float) -> Tensor:
+    """Bool [count], each true with probability 1 - p to within 2^-17."""
+    seed = int(torch.randint(1 << 62, ()))
+    words = np.random.SFC64(seed).random_raw(-(-count // 4))
+    numbers = torch.from_numpy(words.view(np.int16)[:count])
+    return numbers >= round(p * _LEVELS) - _LEVELS // 2
+
+
+def _dense(x: Tensor) -> bool:
+    """Whether the elements of x fill a block of memory without gaps, in whatever order."""
+    return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))

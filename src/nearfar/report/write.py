@@ -1,0 +1,174 @@
+"""The verb: judge a run, measure it, draw it, and leave ``report.html``, ``plots/``, ``metrics.json`` and the model card."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from nearfar import runs
+from nearfar.card import write_card
+from nearfar.data import ImageSet
+from nearfar.encoders.summary import summary
+from nearfar.errors import InputError
+from nearfar.files import explain_os_errors, write_bytes, write_json, write_text
+from nearfar.inference import find_device
+from nearfar.judging import Judged, Source, figures, judge
+from nearfar.report.baselines import measure_baselines
+from nearfar.report.gather import Answers, answer, gallery_images
+from nearfar.report.page import Content, Mistake, render
+from nearfar.report.pictures import GROUPS, MISTAKES, Album, draw_plots
+from nearfar.report.reproduce import machine
+
+REPORT = "report.html"
+
+
+def report(run: str | Path, data: Source | None = None, *, device: str = "auto", skip_bad: bool = False) -> dict[str, Any]:
+    """Measure a run and leave a report of it in its folder.
+
+    Written are ``metrics.json`` and the model card as `nearfar.judging.evaluate` writes them, the former with what raw
+    pixels and their principal components would give under ``baselines``; every plot that fits the run in ``plots/``, as
+    PNG and SVG; and ``report.html``, one page of less than 5 MB that loads nothing. Plots of an earlier report that no
+    longer fit are removed, all else in the folder is left as it is. Nothing is written before all is computed.
+
+    Args:
+        run: the run folder.
+        data: name, path or `ImageSet` to judge the run by; None: what it was trained on. See `nearfar.judging.judge`.
+        device: "auto", "cpu" or "cuda".
+        skip_bad: leave out images that cannot be read instead of refusing.
+
+    Returns:
+        ``run``, ``report`` (the page), ``plots`` (names), ``left_out`` (why there are no others, by name), ``bytes`` (of the
+        page), ``seconds`` and ``figures`` (the tree of ``metrics.json``).
+
+    Raises:
+        InputError: the run or the data cannot be used, or the folder cannot be written to.
+    """
+    clock = _Clock()
+    judged = judge(run, data, device=device, skip_bad=skip_bad)
+    clock.lap("reading and embedding")
+    tree = figures(judged)
+    clock.lap("figures")
+    gallery = _gallery(judged, skip_bad)
+    answers = answer(judged, tree["classification"]["k"])
+    album = Album()
+    try:
+        tree["baselines"] = _baselines(judged, gallery, tree)
+    except InputError as reason:
+        album.left_out["baselines"] = str(reason)
+    clock.lap("baselines")
+    drawn = draw_plots(judged, tree, answers, gallery)
+    album.plots, album.left_out = drawn.plots, album.left_out | drawn.left_out
+    files = {name: (plot.png_bytes(), plot.svg_text()) for name, plot in album.plots.items()}
+    clock.lap("plots")
+
+    where = find_device(device)
+    content = Content(
+        folder=judged.folder.resolve().name,
+        config=judged.config,
+        figures=tree,
+        summary=summary(judged.model.encoder_.cpu(), (judged.model.channels_, *judged.model.size_)),
+        wrong=int((answers.predicted != judged.labels).sum()),
+        mistakes=_mistakes(judged, answers, gallery),
+        album=album,
+        machine=machine(where),
+        seconds=dict(clock.laps),
+        made=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        command=_command(judged, data),
+    )
+    page = render(content, {name: png for name, (png, _) in files.items()})
+    folder = judged.folder
+    write_json(folder / runs.METRICS, tree)
+    write_card(folder)
+    for name, (png, svg) in files.items():
+        write_bytes(folder / runs.PLOTS / f"{name}.png", png)
+        write_text(folder / runs.PLOTS / f"{name}.svg", svg)
+    _remove_others(folder / runs.PLOTS, set(files))
+    write_text(folder / REPORT, page)
+    return {
+        "run": str(folder),
+        "report": str(folder / REPORT),
+        "plots": list(files),
+        "left_out": album.left_out,
+        "bytes": len(page.encode()),
+        "seconds": round(clock.total(), 3),
+        "figures": tree,
+    }
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._first = self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = now - self._last, now
+
+    def total(self) -> float:
+        return time.perf_counter() - self._first
+
+
+def _gallery(judged: Judged, skip_bad: bool) -> ImageSet | InputError:
+    try:
+        return gallery_images(judged, skip_bad=skip_bad)
+    except InputError as reason:
+        return reason
+
+
+def _baselines(judged: Judged, gallery: ImageSet | InputError, tree: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(gallery, InputError):
+        raise gallery
+    settings = judged.model.recipe_.evaluate
+    return measure_baselines(
+        gallery,
+        judged.gallery_labels,
+        judged.queries,
+        judged.labels,
+        classes=len(judged.classes),
+        same=judged.same,
+        dimensions=judged.z.shape[1],
+        metric=settings.metric,
+        k=tree["classification"]["k"],
+        vote=settings.vote,
+        seed=judged.config["seed"],
+        bootstrap=settings.bootstrap,
+    )
+
+
+def _mistakes(judged: Judged, answers: Answers, gallery: ImageSet | InputError) -> list[Mistake]:
+    rows = answers.worst(judged.labels, MISTAKES)
+    near = answers.nearest_of_predicted(rows)
+    images = judged.queries.images[rows]
+    there = not isinstance(gallery, InputError)
+    found = gallery.images[near] if isinstance(gallery, ImageSet) else [None] * len(rows)
+    names = judged.queries.ids.tolist() if judged.same else judged.index.names["images"]
+    return [
+        Mistake(
+            image=images[at],
+            id=str(judged.queries.ids[row]),
+            label=judged.classes[judged.labels[row]],
+            predicted=judged.classes[answers.predicted[row]],
+            votes=float(answers.votes[row]),
+            nearest=found[at],
+            nearest_id=names[near[at]] if there else None,
+        )
+        for at, row in enumerate(rows.tolist())
+    ]
+
+
+def _command(judged: Judged, data: Source | None) -> str:
+    words = ["nearfar", "report", judged.folder.resolve().name]
+    if data is not None:
+        words.append(judged.source)
+    return shlex.join(" ".join(word.split()) for word in words)
+
+
+def _remove_others(folder: Path, names: set[str]) -> None:
+    """Remove the files of plots that a report makes but this one did not; files of other names are somebody else's."""
+    for name in {name for group in GROUPS.values() for name in group} - names:
+        for ending in ("png", "svg"):
+            with explain_os_errors(folder):
+                (folder / f"{name}.{ending}").unlink(missing_ok=True)
