@@ -190,6 +190,16 @@ def test_embed_writes_npz_and_parquet_alike(cli: Cli, run: Path, tmp_path: Path)
     refused(cli("embed", run, data, "--out", tmp_path / "z.txt"), "z.txt", ".npz", ".parquet")
 
 
+def test_export_leaves_a_folder_that_the_projector_opens(cli: Cli, run: Path, tmp_path: Path) -> None:
+    code, out, err = cli("export", run, "--to", "projector", "--out", tmp_path / "p", "--json")
+    assert code == 0, err
+    assert json.loads(out)["images"] == 24
+    assert {path.name for path in (tmp_path / "p").iterdir()} == set(json.loads(out)["files"])
+    vectors = np.loadtxt(tmp_path / "p" / "vectors.tsv", delimiter="\t")
+    assert vectors == pytest.approx(verbs.judge(run).z, abs=1e-6)
+    refused(cli("export", run, "--to", "word", "--out", tmp_path / "q"), "word", "projector")
+
+
 def test_images_of_any_mode_and_size_are_queries(cli: Cli, run: Path, tmp_path: Path) -> None:
     picture = np.asarray(shapes(1, size=40).images)[0, 0]
     for mode in ("RGB", "RGBA", "P", "1", "CMYK", "LA", "I;16"):

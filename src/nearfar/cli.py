@@ -126,6 +126,37 @@ def evaluate(
 
 
 @app.command
+def report(
+    run: Path,
+    data: str | None = None,
+    /,
+    *,
+    device: Device = "auto",
+    skip_bad: Annotated[bool, Flag] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Measure a run and draw it: RUN/report.html, one page with every figure and plot, and RUN/plots.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    data
+        Other images to report on, as for evaluate.
+    device
+        Where to compute.
+    skip_bad
+        Leave out images that cannot be read, and count them, instead of refusing.
+    as_json
+        Print what was written, and the whole tree of figures, as JSON.
+    """
+    from nearfar import show
+    from nearfar.report import report as make
+
+    _print(make(run, data, device=device, skip_bad=skip_bad), as_json, show.reported)
+
+
+@app.command
 def embed(
     run: Path,
     data: str,
@@ -226,6 +257,111 @@ def predict(
 
 
 @app.command
+def compare(
+    data: str,
+    /,
+    *,
+    recipes: str,
+    seeds: int = 3,
+    fractions: str = "1",
+    epochs: int | None = None,
+    seconds: float | None = None,
+    out: Path | None = None,
+    settings: Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=True, negative="", show_default=False)] = (),
+    device: Device = "auto",
+    resume: Annotated[bool, Flag] = False,
+    skip_bad: Annotated[bool, Flag] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Train several recipes on the same images and say which does better, and by how much.
+
+    Parameters
+    ----------
+    data
+        The images, as for train; those of the test split are judged, or one image in five where there is none.
+    recipes
+        Names or .toml files with commas between them.
+    seeds
+        How many seeds each recipe is trained with.
+    fractions
+        Shares of the training images with commas between them, e.g. 0.01,0.1,1.
+    epochs
+        For every training, instead of each recipe's own.
+    seconds
+        For every training, instead of epochs: as many epochs as fit, measured beforehand.
+    out
+        The folder for tables, plots and comparison.json; by default a new one below runs/.
+    settings
+        Change all recipes, e.g. --set evaluate.k=5.
+    device
+        Where to compute.
+    resume
+        Go on with the interrupted comparison in --out; give the same options.
+    skip_bad
+        Leave out images that cannot be read, and count them, instead of refusing.
+    as_json
+        Print the result as JSON.
+    """
+    from nearfar import compare, show
+    from nearfar.progress import ProgressLine
+    from nearfar.recipe import parse_changes
+
+    progress = ProgressLine()
+    result = compare.compare(
+        data,
+        recipes=compare.parse_names(recipes),
+        seeds=seeds,
+        fractions=compare.parse_fractions(fractions),
+        epochs=epochs,
+        seconds=seconds,
+        out=out,
+        changes=parse_changes(settings),
+        device=device,
+        resume=resume,
+        skip_bad=skip_bad,
+        watcher=progress,
+        note=progress.note,
+    )
+    _print(result, as_json, show.compared)
+
+
+@app.command
+def export(
+    run: Path,
+    data: str | None = None,
+    /,
+    *,
+    out: Path,
+    to: Literal["projector"] = "projector",
+    device: Device = "auto",
+    skip_bad: Annotated[bool, Flag] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Write the embedding for another tool: a folder that TensorBoard's Embedding Projector opens.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    data
+        The images to show; by default those that the run is measured on.
+    out
+        The folder to write to.
+    to
+        The tool.
+    device
+        Where to compute.
+    skip_bad
+        Leave out images that cannot be read, and count them, instead of refusing.
+    as_json
+        Print the result as JSON.
+    """
+    from nearfar import show, verbs
+
+    _print(verbs.export(run, data, out=out, to=to, device=device, skip_bad=skip_bad), as_json, show.exported)
+
+
+@app.command
 def recipes(name: str | None = None, /) -> None:
     """List the recipes, or show one whole.
 
@@ -289,7 +425,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (InputError, CycloptsError) as error:
         _fail(" ".join(str(error).split()), 2)
     except KeyboardInterrupt:
-        _fail("interrupted; go on with nearfar train DATA --out RUN --resume", 130)
+        _fail("interrupted; go on with the same command, --out and --resume", 130)
     except BrokenPipeError:
         # Whoever read our output has left, `head` say; Python must not complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

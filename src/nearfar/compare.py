@@ -6,7 +6,6 @@ kept in ``comparison.json`` as soon as it is there, so that a comparison which w
 
 from __future__ import annotations
 
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy.typing as npt
 
 import nearfar
 from nearfar import comparison_report as report
+from nearfar.budget import epoch_seconds
 from nearfar.classify import similarities, winners
 from nearfar.data import ImageSet, load_splits
 from nearfar.errors import InputError
@@ -37,7 +37,6 @@ RESULT, QUERIES = "comparison.json", "queries"
 COMMON = {"data.rows": None, "data.fraction": 1.0, "data.validation": 0.0, "data.unseen": 0.0, "data.test": 0.2}
 """What the recipes say of these must not make their trainings unequal; ``changes`` sets them for all alike."""
 MEASURE_SECONDS = 3.0  # how long the speed of a training is measured where the budget is in seconds, at most
-ENDLESS = 10**9  # epochs of the training that is measured, which never ends by itself
 
 Values = dict[str, npt.NDArray[Any]]
 
@@ -125,6 +124,7 @@ def compare(
     if len(set(sizes)) < len(sizes):
         raise InputError(f"fractions {shares} make {sizes} images; expected shares that differ by an image at least")
 
+    write_json(folder / RESULT, tree)
     jobs = [Job(name, seed, share) for share in shares for seed in range(seeds) for name in chosen]
     for number, job in enumerate(jobs):
         if any(job.is_of(entry) for entry in tree["trainings"]):
@@ -136,16 +136,16 @@ def compare(
             check(chosen[job.recipe], splits.train, seed=job.seed)
             recipe = _with_epochs(chosen[job.recipe], job, splits, tree["plan"], seconds, device)
             found, values = train_and_judge(recipe, splits, job.seed, device, Steps(watcher or Silent(), about))
+        except InputError as error:
+            entry["error"] = str(error)
+            line = f"cannot be trained: {error}"
+        else:
             queries = f"{QUERIES}/recipe{list(chosen).index(job.recipe)}-seed{job.seed}-images{len(splits.train)}.npz"
             with write_atomic(folder / queries) as file:
                 np.savez_compressed(file, allow_pickle=False, **{name: values[name] for name in report.FIGURES})
             entry |= {**found, "queries": queries}
-            line = (
-                f"{entry['k']}-NN accuracy {entry['accuracy']:.4f}  {entry['epochs']} epochs in {clock(entry['train_seconds'])}"
-            )
-        except InputError as error:
-            entry["error"] = str(error)
-            line = f"cannot be trained: {error}"
+            line = f"{entry['k']}-NN accuracy {entry['accuracy']:.4f}  epochs {entry['epochs']:,}"
+            line += f"  {clock(entry['train_seconds'])}"
         tree["trainings"].append(entry)
         write_json(folder / RESULT, tree)
         if note is not None:
@@ -212,16 +212,6 @@ def query_values(
     return values, k
 
 
-def epoch_seconds(recipe: Recipe, train: ImageSet, *, seed: int, device: str, limit: float) -> float:
-    """How long an epoch takes, in seconds, measured on a training that is broken off after some ``limit`` seconds."""
-    watch = Stopwatch(limit)
-    try:
-        fit(recipe.with_changes({"train.epochs": ENDLESS}), train, seed=seed, device=device, watcher=watch)
-    except Enough:
-        pass
-    return watch.epoch_seconds()
-
-
 class Images:
     """The images of the comparison, read once for each form that the recipes ask for, and cut anew for each training."""
 
@@ -269,38 +259,6 @@ class Steps:
 
     def warn(self, message: str) -> None:
         self.watcher.warn(f"{self.about}: {message}")
-
-
-class Enough(Exception):
-    """A `Stopwatch` has seen what it needs."""
-
-
-class Stopwatch:
-    """A `Watcher` that notes how far training has come, and breaks it off after ``limit`` seconds."""
-
-    def __init__(self, limit: float) -> None:
-        self.limit = limit
-        self.marks: list[tuple[float, float]] = []  # seconds, epochs done
-
-    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rate: float, left: float) -> None:
-        self._mark(epoch - 1 + step / steps)
-
-    def epoch(self, row: dict[str, Any], epochs: int) -> None:
-        self._mark(row["epoch"])
-
-    def warn(self, message: str) -> None:
-        pass
-
-    def epoch_seconds(self) -> float:
-        """From the first mark on: what comes before is preparation."""
-        (began, before), (ended, after) = self.marks[0], self.marks[-1]
-        return (ended - began) / (after - before)
-
-    def _mark(self, done: float) -> None:
-        if not self.marks or done > self.marks[-1][1]:
-            self.marks.append((time.perf_counter(), done))
-        if len(self.marks) > 1 and self.marks[-1][0] - self.marks[0][0] >= self.limit:
-            raise Enough
 
 
 def _with_epochs(
@@ -365,17 +323,11 @@ def _earlier(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     if not (folder / RESULT).exists():
         raise InputError(f"cannot resume: {folder} holds no {RESULT}; leave out --resume to start a comparison")
     tree = read_json(folder / RESULT)
-    if tree.get("format") != FORMAT:
-        raise InputError(
-            f"{folder / RESULT} has format {tree.get('format')!r}, expected {FORMAT}; start anew with another --out"
-        )
+    if tree.get("format") != FORMAT or not all(key in tree for key in ("settings", "plan", "trainings")):
+        raise InputError(f"{folder / RESULT} is not a comparison of format {FORMAT}; start anew with another --out")
     for key, now in settings.items():
         if (before := tree["settings"].get(key)) != now:
-            what = (
-                f"with {key} {before!r}, not {now!r}"
-                if key in ("source", "seeds", "fractions", "budget")
-                else f"with other {key}"
-            )
+            what = f"with other {key}" if key in ("recipes", "data") else f"with {key} {before!r}, not {now!r}"
             raise InputError(f"cannot resume: the comparison in {folder} was started {what}; give the same, or another --out")
     there = [entry for entry in tree["trainings"] if "error" in entry or (folder / entry["queries"]).exists()]
     return {key: tree[key] for key in ("format", "nearfar", "settings", "plan")} | {"trainings": there}
@@ -383,9 +335,9 @@ def _earlier(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _load_values(path: Path) -> Values:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in report.FIGURES}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in report.FIGURES}
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is damaged ({error}); delete it and go on with --resume") from None
 
 

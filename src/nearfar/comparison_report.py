@@ -22,6 +22,7 @@ FIGURES = ("accuracy", "one_nn_accuracy", "recall@1", "map@r")
 TITLES = {"accuracy": "k-NN accuracy", "one_nn_accuracy": "1-NN accuracy", "recall@1": "recall@1", "map@r": "MAP@R"}
 SAMPLES = 2000  # of the bootstrap
 README, PLOTS = "README.md", "plots"
+_LEVEL = f"{100 * LEVEL:g} %"
 
 Tree = dict[str, Any]
 Load = Callable[[Path], dict[str, npt.NDArray[Any]]]
@@ -89,13 +90,13 @@ def verdict(row: Mapping[str, Any]) -> str:
     if low <= 0 <= high:
         return (
             f"{where}: {row['first']} and {row['second']} cannot be told apart, {mean:+.2f} points of "
-            f"{TITLES[row['figure']]} ({LEVEL:.0%} interval {low:+.2f} to {high:+.2f})"
+            f"{TITLES[row['figure']]} ({_LEVEL} interval {low:+.2f} to {high:+.2f})"
         )
     better, worse = (row["first"], row["second"]) if mean > 0 else (row["second"], row["first"])
     low, high = sorted((abs(low), abs(high)))
     return (
         f"{where}: {better} does better than {worse} by {abs(mean):.2f} points of {TITLES[row['figure']]} "
-        f"({LEVEL:.0%} interval {low:.2f} to {high:.2f})"
+        f"({_LEVEL} interval {low:.2f} to {high:.2f})"
     )
 
 
@@ -172,8 +173,8 @@ def readme(tree: Tree, plots: Sequence[Any]) -> str:
     lines = [f"# {', '.join(_code(name) for name in settings['recipes'])}", ""]
     lines += [
         f"Trained on {_code(settings['source'])} with seeds {', '.join(map(str, seeds))} and judged on {test['images']:,} test "
-        f"images by their nearest neighbours among the training images. {_budget(settings['budget'])} For each seed all recipes "
-        "had the same training images; smaller sets lie within larger ones.",
+        f"images by their nearest neighbours among the training images. {_budget(settings['budget'])} For each seed all "
+        "recipes had the same training images; smaller sets lie within larger ones.",
         "",
         *(f"- {_text(sentence)}." for sentence in tree["verdicts"]),
         "",
@@ -185,7 +186,7 @@ def readme(tree: Tree, plots: Sequence[Any]) -> str:
     if tree["differences"]:
         lines += ["## Paired differences", "", *_markdown(_difference_table(tree)), ""]
         lines += [
-            f"Percentage points, first less second, with {LEVEL:.0%} bootstrap intervals over test images"
+            f"Percentage points, first less second, with {_LEVEL} bootstrap intervals over test images"
             + (" and seeds." if len(seeds) > 1 else "; how much another seed changes cannot be told from one."),
             "",
         ]

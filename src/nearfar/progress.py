@@ -94,7 +94,11 @@ class ProgressLine:
         print(file=self.stream, flush=True)
 
     def warn(self, message: str) -> None:
-        self._rewrite(f"warning: {message}")
+        self.note(f"warning: {message}")
+
+    def note(self, message: str) -> None:
+        """A line of its own that stays."""
+        self._rewrite(message)
         print(file=self.stream, flush=True)
 
     def _rewrite(self, text: str) -> None:

@@ -70,10 +70,32 @@ def figures(tree: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", ", ".join(parts)])
 
 
+def reported(result: Mapping[str, Any]) -> str:
+    """What `report.report` returned: the figures, then what was written."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in result["left_out"].items():
+        reasons.setdefault(reason, []).append(name)
+    lines = [f"left out {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    size = result["bytes"] / 1e6
+    return "\n".join(
+        [
+            figures(result["figures"]),
+            *lines,
+            f"{len(result['plots'])} plots in {result['run']}/plots",
+            f"report: {result['report']} ({size:.1f} MB, {result['seconds']:.1f} s)",
+        ]
+    )
+
+
 def embedded(result: Mapping[str, Any]) -> str:
     """What `verbs.embed` returned."""
     line = f"{result['images']:,} embeddings of {result['dim']} numbers in {result['out']}"
     return "\n".join([*_skipped(result), line])
+
+
+def exported(result: Mapping[str, Any]) -> str:
+    """What `verbs.export` returned."""
+    return f"{result['images']:,} embeddings with {', '.join(result['files'])} in {result['out']}"
 
 
 def written(results: Sequence[Mapping[str, Any]]) -> str:
@@ -99,6 +121,15 @@ def predictions(results: Sequence[Mapping[str, Any]]) -> str:
         rows = [[*row, result["head_label"]] for row, result in zip(rows, results, strict=True)]
     lines = _columns([head, *rows])
     return "\n".join(lines) + _right(results)
+
+
+def compared(tree: Mapping[str, Any]) -> str:
+    """What `compare.compare` returned."""
+    from nearfar.comparison_report import remarks, table
+
+    rows = table(dict(tree))
+    lines = [*tree["verdicts"], "", *_columns(rows), "percent, mean ± standard deviation over the seeds"]
+    return "\n".join([*lines, "", *remarks(dict(tree)), f"tables and plots: {tree['out']}/README.md"])
 
 
 def recipes() -> str:

@@ -18,13 +18,13 @@ from nearfar.data.loading import open_source
 from nearfar.embedder import Embedder
 from nearfar.errors import InputError
 from nearfar.files import write_atomic, write_text
-from nearfar.judging import Source, evaluate, load_run, shape_of
+from nearfar.judging import Source, evaluate, judge, load_run, shape_of
 from nearfar.progress import Watcher
 from nearfar.recipe import Recipe, load_recipe
 from nearfar.search import NeighborIndex
 from nearfar.splits import describe, load_for, present_classes
 
-__all__ = ["embed", "evaluate", "predict", "search", "train"]
+__all__ = ["embed", "evaluate", "export", "predict", "search", "train"]
 
 
 def train(
@@ -211,6 +211,41 @@ def predict(
     if out is not None:
         _write_csv(Path(out), results)
     return results
+
+
+def export(
+    run: str | Path,
+    data: Source | None = None,
+    *,
+    out: str | Path,
+    to: str = "projector",
+    device: str = "auto",
+    skip_bad: bool = False,
+) -> dict[str, Any]:
+    """Write a run's embedding for other tools.
+
+    Args:
+        run: the run folder.
+        data: the images to show; None: those that the run is judged by.
+        out: the folder to write to.
+        to: "projector": TensorBoard's Embedding Projector.
+        device: "auto", "cpu" or "cuda".
+        skip_bad: leave out images that cannot be read instead of refusing.
+
+    Returns:
+        out, images, files.
+
+    Raises:
+        InputError: the run, the data or the folder cannot be used.
+    """
+    from nearfar.export import export_projector
+
+    if to != "projector":
+        raise InputError(f"cannot export to {to!r}; known is 'projector'")
+    judged = judge(run, data, device=device, skip_bad=skip_bad)
+    queries = judged.queries
+    files = export_projector(judged.z, judged.labels, judged.classes, queries.images, Path(out), ids=queries.ids.tolist())
+    return {"out": str(out), "images": len(queries), "files": [path.name for path in files]}
 
 
 def default_recipe(source: str) -> str:

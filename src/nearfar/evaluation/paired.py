@@ -60,8 +60,8 @@ def paired_differences(
         raise InputError(f"level is {level}, expected between 0 and 1")
     names, stacked = list(tables), np.stack(list(tables.values()))  # [models, S, N]
     missing = np.isnan(stacked)
-    there = ~missing.all(axis=2)  # [models, S]
-    if (missing.any(axis=2) & there).any():
+    there = ~np.isnan(stacked[:, :, 0])  # [models, S]
+    if (missing != ~there[:, :, None]).any():
         raise InputError("values has a row that is NaN in part; a training has a value for every query, or none at all")
     generator = np.random.default_rng(seed)
     drawn = _means_of_draws(np.where(missing, 0.0, stacked), samples, generator)  # [samples, models, S]

@@ -84,6 +84,7 @@ class _NegativeHinges(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64, device=z.device)
         if not len(keys):
             return total
+        given_z, given_keys = z, keys
         z, keys = _centred(z, keys)
         lengths, key_lengths = _lengths(z, keys, layout)
         for tile in layout.tiles(z, keys, Relation.NEGATIVES, -2.0, twins=layout.symmetric):
@@ -94,8 +95,8 @@ class _NegativeHinges(torch.autograd.Function):
                 hinge.square_()
             if near is not None:
                 hinge[near] = 0.0
-                for rows, cols in _places(near):
-                    apart = torch.linalg.vector_norm(tile.z[rows] - tile.keys[cols], dim=1)
+                for rows, cols in _near_places(near, tile, layout):
+                    apart = torch.linalg.vector_norm(given_z[rows] - given_keys[cols], dim=1)
                     total += (margin - apart).clamp_min_(0.0).square_().sum() * times
             total += tile.hide(hinge, 0.0).sum() * times
         return total
@@ -107,6 +108,7 @@ class _NegativeHinges(torch.autograd.Function):
         layout, margin, squared = ctx.sweep
         if not len(keys):
             return torch.zeros_like(z), torch.zeros_like(keys), None, None, None
+        given_z, given_keys = z, keys
         z, keys = _centred(z, keys)
         lengths, key_lengths = _lengths(z, keys, layout)
         twins = layout.symmetric
@@ -126,14 +128,14 @@ class _NegativeHinges(torch.autograd.Function):
             for_keys = dkeys is not None and (tile.twin or not twins)
             if near is not None:
                 weights[near] = 0.0
-                for rows, cols in _places(near):
-                    step = tile.z[rows] - tile.keys[cols]
+                for rows, cols in _near_places(near, tile, layout):
+                    step = given_z[rows] - given_keys[cols]
                     length = torch.linalg.vector_norm(step, dim=1)
                     pull = torch.where(length > 0, (length - margin).clamp_max_(0.0) / length, 0.0) * factor
                     step *= pull[:, None]
-                    dz.index_add_(0, layout.row_places(tile.rows)[rows], step)
+                    dz.index_add_(0, rows, step)
                     if for_keys:
-                        dkeys.index_add_(0, layout.key_places(tile.cols)[cols], step, alpha=-1.0)
+                        dkeys.index_add_(0, cols, step, alpha=-1.0)
             weights = tile.hide(weights, 0.0).mul_(factor)
             by_row[tile.rows] += weights.sum(1)
             if for_keys:
@@ -142,9 +144,9 @@ class _NegativeHinges(torch.autograd.Function):
 
         with torch.autocast(device_type=z.device.type, enabled=False):
             layout.push(z, keys, dz, dkeys, Relation.NEGATIVES, -2.0, weigh, twins=twins)
-        _add_scaled(dz, z, by_row, layout.row_places(slice(None)))
+        _add_scaled(dz, z, by_row, layout.row_places())
         if dkeys is not None and not layout.symmetric:
-            _add_scaled(dkeys, keys, by_key, layout.key_places(slice(None)))
+            _add_scaled(dkeys, keys, by_key, layout.key_places())
         return dz, None if layout.symmetric else dkeys, None, None, None
 
 
@@ -157,10 +159,10 @@ def _centred(z: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
 
 def _lengths(z: Tensor, keys: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     """Squared lengths of rows and keys, in the order of the layout."""
-    of_rows = torch.linalg.vecdot(z, z)[layout.row_places(slice(None))]
+    of_rows = torch.linalg.vecdot(z, z)[layout.row_places()]
     if layout.symmetric:
         return of_rows, of_rows
-    return of_rows, torch.linalg.vecdot(keys, keys)[layout.key_places(slice(None))]
+    return of_rows, torch.linalg.vecdot(keys, keys)[layout.key_places()]
 
 
 def _squares(tile: Tile, lengths: Tensor, key_lengths: Tensor, *, mend: bool) -> tuple[Tensor, Tensor | None]:
@@ -175,10 +177,11 @@ def _squares(tile: Tile, lengths: Tensor, key_lengths: Tensor, *, mend: bool) ->
     return squares, near if bool(near.any()) else None
 
 
-def _places(near: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows and columns of true entries, some thousand at a time, since each will be a row of differences."""
+def _near_places(near: Tensor, tile: Tile, layout: Layout) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and keys of the near pairs of a tile, some thousand at a time, since each will be a row of differences."""
+    rows, keys = layout.row_places(tile.rows), layout.key_places(tile.cols)
     for part in near.nonzero().split(4096):
-        yield part[:, 0], part[:, 1]
+        yield rows[part[:, 0]], keys[part[:, 1]]
 
 
 def _add_scaled(target: Tensor, rows: Tensor, factors: Tensor, places: Tensor) -> None:

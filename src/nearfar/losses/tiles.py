@@ -184,15 +184,20 @@ class Layout:
             if of_keys is not None and (tile.twin or not twins):
                 _give(of_keys, self.key_order, tile.cols, product(weights.T, tile.z))
 
-    def row_places(self, span: slice) -> Tensor:
+    def row_places(self, span: slice = slice(None)) -> Tensor:
         """Where rows of the layout stand in the batch."""
-        order = torch.arange(len(self.labels), device=self.labels.device) if self.order is None else self.order
-        return order[span]
+        return _places(self.order, self.labels, span)
 
-    def key_places(self, span: slice) -> Tensor:
+    def key_places(self, span: slice = slice(None)) -> Tensor:
         """Where keys of the layout stand among the keys."""
-        order = self.key_order
-        return (torch.arange(len(self.key_labels), device=self.labels.device) if order is None else order)[span]
+        return _places(self.key_order, self.key_labels, span)
+
+
+def _places(order: Tensor | None, labels: Tensor, span: slice) -> Tensor:
+    if order is not None:
+        return order[span]
+    places = range(len(labels))[span]
+    return torch.arange(places.start, places.stop, device=labels.device)
 
 
 def _order(labels: Tensor) -> Tensor | None:

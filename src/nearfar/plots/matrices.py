@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 _MOST_CELLS = 250  # along an axis; more would be less than two pixels each
-_SIDE_BY_SIDE = 12  # classes; up to here two annotated matrices fit next to each other
+_SIDE_BY_SIDE = 10  # classes; up to here two annotated matrices fit next to each other
 
 
 def count_confusions(truth: ArrayLike, predicted: ArrayLike, classes: Sequence[str]) -> NDArray[np.int64]:
@@ -172,7 +172,7 @@ def class_cosines(
             raise InputError(f"the matrix {title!r} holds {table.flat[np.nanargmax(np.abs(table))]:.4g}, expected cosines")
     stacked = _SIDE_BY_SIDE < len(classes) <= style.LEGEND_LIMIT
     shape = (2, 1) if stacked and len(tables) == 2 else (1, len(tables))
-    side, height = {(1, 1): (5.0, 5.8), (1, 2): (2.55, 3.9), (2, 1): (4.05, 9.8)}[shape]
+    side, height = {(1, 1): (5.0, 5.8), (1, 2): (2.2, 3.9), (2, 1): (4.05, 9.8)}[shape]
     with style.plot_style():
         figure = style.new_figure(style.WIDTH, height)
         grid = figure.subplots(*shape, squeeze=False, sharex=True, sharey=True)

@@ -1,4 +1,4 @@
-"""The report of a run: every figure, every plot and what it takes to make the run again, as one page that needs nothing else."""
+"""The report of a run: every figure, every plot, and how to make the run again, on one page that needs nothing else."""
 
 from nearfar.report.write import report
 

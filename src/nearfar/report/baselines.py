@@ -5,9 +5,11 @@ An embedding is worth its training by what it adds to these.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,20 +39,21 @@ MOST_GALLERY = 100_000
 _BLOCK = 4096
 
 
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """How a run is measured, and its baselines with it."""
+
+    classes: int  # how many there are
+    same: bool  # the queries are the gallery, and each is left out of its own search
+    metric: Metric  # for "dot", which among pixels would only find the brightest pictures, baselines take cosine
+    k: int  # neighbours that vote
+    vote: Vote
+    seed: int  # of pairs and intervals
+    bootstrap: int  # samples behind the intervals; 0 leaves them out
+
+
 def measure_baselines(
-    gallery: ImageSet,
-    gallery_labels: Ints,
-    queries: ImageSet,
-    labels: Ints,
-    *,
-    classes: int,
-    same: bool,
-    dimensions: int,
-    metric: Metric,
-    k: int,
-    vote: Vote,
-    seed: int,
-    bootstrap: int,
+    gallery: ImageSet, gallery_labels: Ints, queries: ImageSet, labels: Ints, *, dimensions: int, terms: Terms
 ) -> dict[str, Any]:
     """Measure two embeddings that nobody trained, in the way the run itself is measured.
 
@@ -63,14 +66,8 @@ def measure_baselines(
         gallery_labels: class numbers [M].
         queries: N images of the same size.
         labels: class numbers [N].
-        classes: how many there are.
-        same: ``queries`` is ``gallery``, and each is left out of its own search.
         dimensions: of the run's embedding.
-        metric: the run's; for "dot", which would only find the brightest pictures, cosine.
-        k: how many neighbours vote.
-        vote: how they vote.
-        seed: of pairs and intervals.
-        bootstrap: samples behind the intervals; 0 leaves them out.
+        terms: how to measure.
 
     Returns:
         For each of the two: ``dimensions, metric, size`` (height and width of the images that the numbers are of),
@@ -81,29 +78,27 @@ def measure_baselines(
     """
     if len(gallery) > MOST_GALLERY:
         raise InputError(f"the gallery has {len(gallery):,} images, and baselines are measured on at most {MOST_GALLERY:,}")
-    metric = "euclidean" if metric == "euclidean" else "cosine"
+    terms = dataclasses.replace(terms, metric="euclidean" if terms.metric == "euclidean" else "cosine")
     size = reduced_size(gallery.channels, gallery.size)
     started = time.perf_counter()
-    pixels = flat_pixels(gallery, size)
-    asked = pixels if same else flat_pixels(queries, size)
+    known = flat_pixels(gallery, size)
+    asked = known if terms.same else flat_pixels(queries, size)
     tree: dict[str, Any] = {}
     for name in ("pixels", "pca"):
         if name == "pca":
-            mean, axes = principal_axes(pixels, dimensions)
-            projected = project(pixels, mean, axes)
-            pixels, asked = projected, projected if same else project(asked, mean, axes)
-        figures = _measure(
-            _without_zeros(pixels), gallery_labels, _without_zeros(asked), labels, classes, same, metric, k, vote, seed, bootstrap
-        )
+            mean, axes = principal_axes(known, dimensions)
+            projected = project(known, mean, axes)
+            known, asked = projected, projected if terms.same else project(asked, mean, axes)
+        about = {"dimensions": known.shape[1], "metric": terms.metric, "size": list(size)}
+        figures = _measure(without_zeros(known), gallery_labels, without_zeros(asked), labels, terms)
         now = time.perf_counter()
-        about = {"dimensions": pixels.shape[1], "metric": metric, "size": list(size)}
         tree[name] = finite({**about, **figures, "seconds": now - started})
         started = now
     return tree
 
 
 def reduced_size(channels: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width that images of ``size`` are averaged down to: the first of size / 1, / 2, ... of at most 1,024 numbers."""
+    """Height and width that images of ``size`` are averaged down to: ``size`` over the least whole number that suffices."""
     by = 1
     while channels * math.ceil(size[0] / by) * math.ceil(size[1] / by) > MOST_NUMBERS:
         by += 1
@@ -139,46 +134,34 @@ def project(x: Floats, mean: Floats, axes: Floats) -> Floats:
     return projected
 
 
-def _measure(
-    gallery: Floats,
-    known: Ints,
-    queries: Floats,
-    truth: Ints,
-    classes: int,
-    same: bool,
-    metric: Metric,
-    k: int,
-    vote: Vote,
-    seed: int,
-    bootstrap: int,
-) -> dict[str, Any]:
-    exclude = np.arange(len(queries)) if same else None
-    scores, rows = NeighborIndex(metric=metric).fit(gallery).search_rows(queries, k, exclude=exclude)
+def _measure(gallery: Floats, known: Ints, queries: Floats, truth: Ints, terms: Terms) -> dict[str, Any]:
+    metric, exclude = terms.metric, np.arange(len(queries)) if terms.same else None
+    scores, rows = NeighborIndex(metric=metric).fit(gallery).search_rows(queries, terms.k, exclude=exclude)
     codes = known[rows]
-    predicted = winners(codes, similarities(scores, metric), vote)
-    classification = classification_figures(truth, predicted, classes)
+    predicted = winners(codes, similarities(scores, metric), terms.vote)
+    classification = classification_figures(truth, predicted, terms.classes)
     del classification["by_class"]
     first = codes[:, 0] == truth
     ranked = rank_queries(queries, truth, gallery, known, metric=metric, exclude=exclude).figures()
-    pairs = draw_pairs(truth, seed=seed)
+    pairs = draw_pairs(truth, seed=terms.seed)
     verification: dict[str, Any] = {"auroc": None, "eer": None}
     if len(pairs.a):
         judged = verification_figures(pair_distances(queries, pairs, metric=metric), pairs.same)
         verification = {name: judged[name] for name in verification}
     tree = {
-        "classification": {**classification, "one_nn_accuracy": float(first.mean()), "k": k, "vote": vote},
+        "classification": {**classification, "one_nn_accuracy": float(first.mean()), "k": terms.k, "vote": terms.vote},
         "retrieval": summarize(ranked, truth)[0],
         "verification": verification,
     }
-    if bootstrap:
+    if terms.bootstrap:
         own = {"accuracy": (predicted == truth).astype(np.float64), "one_nn_accuracy": first.astype(np.float64)}
-        intervals = bootstrap_intervals({**own, **ranked}, samples=bootstrap, seed=seed)
+        intervals = bootstrap_intervals({**own, **ranked}, samples=terms.bootstrap, seed=terms.seed)
         sections = {"classification": own, "retrieval": ranked}
         tree["confidence"] = {section: {name: intervals[name] for name in group} for section, group in sections.items()}
     return tree
 
 
-def _without_zeros(x: Floats) -> Floats:
+def without_zeros(x: Floats) -> Floats:
     """``x`` [N, D] where a row of zeros, an all-black image, which has no direction, is evenly almost black instead."""
     black = ~x.any(axis=1)
     if not black.any():

@@ -31,10 +31,10 @@ def code(value: Any) -> str:
     return f"<code>{text(value)}</code>"
 
 
-def block(value: str, label: str) -> str:
-    """Lines of code as they are."""
+def block(value: str, label: str, kind: str = "") -> str:
+    """Lines of code as they are, with a label for those who do not see them and a class for the style sheet."""
     lines = "\n".join(text(line) for line in value.rstrip("\n").split("\n"))
-    return f'<pre tabindex="0" role="region" aria-label="{text(label)}"><code>{lines}</code></pre>'
+    return f'<pre{_class(kind)} tabindex="0" role="region" aria-label="{text(label)}"><code>{lines}</code></pre>'
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "") -> str:
@@ -50,9 +50,8 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, k
     body = "\n".join(
         "<tr>" + f'<th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows
     )
-    shown = f' class="{kind}"' if kind else ""
     return (
-        f'<div class="scroll" tabindex="0"><table{shown}>\n<caption>{caption}</caption>\n'
+        f'<div class="scroll" tabindex="0"><table{_class(kind)}>\n<caption><span>{caption}</span></caption>\n'
         f"<thead><tr>{columns}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"
     )
 
@@ -72,8 +71,7 @@ def picture(png: bytes, alt: str, size: tuple[int, int], kind: str = "") -> str:
         kind: a class for the style sheet.
     """
     source = "data:image/png;base64," + base64.b64encode(png).decode()
-    shown = f' class="{kind}"' if kind else ""
-    return f'<img{shown} src="{source}" alt="{text(alt)}" width="{size[0]}" height="{size[1]}">'
+    return f'<img{_class(kind)} src="{source}" alt="{text(alt)}" width="{size[0]}" height="{size[1]}">'
 
 
 def thumbnail(image: npt.NDArray[np.uint8], alt: str) -> str:
@@ -87,3 +85,7 @@ def thumbnail(image: npt.NDArray[np.uint8], alt: str) -> str:
     scale = THUMBNAIL / max(drawn.size)
     size = (max(1, round(drawn.width * scale)), max(1, round(drawn.height * scale)))
     return picture(buffer.getvalue(), alt, size, "pixels")
+
+
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""

@@ -165,7 +165,7 @@ def _trained(content: Content) -> str:
     pairs = [
         ("Recipe", f"{code(recipe['name'])}: {text(recipe['description'])}"),
         ("Data", code(config["data"].get("source", "unknown"))),
-        ("Input", f"{ {1: 'grey', 3: 'colour'}.get(channels, channels)} images of {size[0]} x {size[1]} pixels"),
+        ("Input", f"{ {1: 'grey', 3: 'colour'}.get(channels, channels) } images of {size[0]} x {size[1]} pixels"),
         ("Encoder", f"{code(recipe['encoder']['kind'])}, {_brief(recipe['encoder'])}"),
         ("Loss", f"{code(recipe['loss']['kind'])}{_comma(_brief(recipe['loss']))}"),
         ("Batches", batches),
@@ -217,7 +217,9 @@ def _figures(content: Content) -> str:
         )
     elif reason := content.album.left_out.get("baselines"):
         parts.append(f'<p class="note">Baselines were left out: {text(reason)}.</p>')
-    parts.append(tables.search_table(tree, f"Search and pairs: {data['queries']:,} queries, {data['gallery']:,} gallery images."))
+    parts.append(
+        tables.search_table(tree, f"Search and pairs: {data['queries']:,} queries, {data['gallery']:,} gallery images.")
+    )
     verification = tree["verification"]
     if verification["threshold"] is not None and verification["pairs"]:
         origin = {"given": "the recipe", "fixed": "no choice: the fixed one"}.get(
@@ -263,13 +265,14 @@ def _mistakes(content: Content) -> str:
 
 def _plots(content: Content, images: Mapping[str, bytes]) -> str:
     lines = [f"<p>Each is also in {code('plots/')} of the run folder, as PNG and as SVG, and so are the worst mistakes.</p>"]
+    lines.append('<p class="narrow soft">On a narrow screen, plots scroll sideways.</p>')
     for heading, plots in content.album.groups():
         lines.append(f"<h3>{text(heading)}</h3>")
         for plot in plots:
             if plot.name == _SHEET:
                 continue
             width, height = (round(_PIXELS_PER_INCH * inches) for inches in plot.figure.get_size_inches())
-            drawn = picture(images.get(plot.name, b""), plot.alt, (width, height))
+            drawn = picture(images.get(plot.name, b""), plot.alt, (width, height), "tall" if height > width else "")
             lines.append(
                 f'<figure id="plot-{plot.name}"><div class="plot" tabindex="0">{drawn}</div>'
                 f"<figcaption>{text(plot.caption)}</figcaption></figure>"
@@ -295,9 +298,8 @@ def _time(content: Content) -> str:
         *((f"Report: {part}", tables.amount(seconds, " s")) for part, seconds in content.seconds.items()),
         *((key, text(value)) for key, value in content.machine.items()),
     ]
-    return (
-        "<p>Training was timed where the run was made; all else here, on the machine that made this report.</p>\n"
-        + facts(pairs)
+    return "<p>Training was timed where the run was made; all else here, on the machine that made this report.</p>\n" + facts(
+        pairs
     )
 
 
@@ -305,13 +307,17 @@ def _again(content: Content) -> str:
     config = content.config
     command, from_file = reproduce.train_command(config, content.folder)
     file = reproduce.recipe_file(config["recipe"])
-    lead = f"<p>With the recipe below saved as {code(file)}:</p>" if from_file else "<p>The same data and seed give the same run:</p>"
+    lead = (
+        f"<p>With the recipe below saved as {code(file)}:</p>"
+        if from_file
+        else "<p>The same data and seed give the same run:</p>"
+    )
     return "\n".join(
         [
-            lead,
+            f"<p>{lead}</p>",
             block(f"{command}\n{content.command}", "Commands"),
             f"<p>The whole recipe{'' if from_file else f', to be saved as {code(file)} and changed'}:</p>",
-            block(reproduce.recipe_toml(config["recipe"]), "Recipe as TOML"),
+            block(reproduce.recipe_toml(config["recipe"]), "Recipe as TOML", "long"),
         ]
     )
 

@@ -43,7 +43,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Every plot that a report may have, under the headings of the page."""
 
 MISTAKES = 20
-_TSNE_POINTS = 2_000
+_TSNE_POINTS = 2_500
 _BEFORE_POINTS = 5_000  # images that the untrained encoder embeds too
 _MAP_POINTS = 20_000  # dots on a PCA map; more cannot be told apart
 _QUERIES, _PAIRS = 10, 20
@@ -118,19 +118,16 @@ def _draw_neighbors(album: Album, judged: Judged, answers: Answers, gallery: Ima
     metric = judged.model.recipe_.evaluate.metric
     names = {"cosine": "cosine similarity", "dot": "dot product", "euclidean": "distance"}
 
-    def images() -> Any:
+    def neighbors() -> Plot:
         if isinstance(gallery, InputError):
             raise gallery
-        return gallery.images
-
-    def neighbors() -> Plot:
         rows = plots.one_per_class(judged.labels, limit=_QUERIES, seed=judged.config["seed"])
         found = answers.rows[rows, :NEIGHBORS_SHOWN]
         classes, (asked, near) = present(judged.classes, judged.labels[rows], answers.codes[rows, :NEIGHBORS_SHOWN].ravel())
         return plots.neighbor_grid(
             judged.queries.images[rows],
             asked,
-            images()[found.ravel()].reshape(*found.shape, *judged.queries.shape[1:]),
+            gallery.images[found.ravel()].reshape(*found.shape, *judged.queries.shape[1:]),
             near.reshape(found.shape),
             answers.scores[rows, :NEIGHBORS_SHOWN],
             classes,
@@ -145,7 +142,7 @@ def _draw_neighbors(album: Album, judged: Judged, answers: Answers, gallery: Ima
             answers.predicted[rows],
             answers.votes[rows],
             judged.classes,
-            nearest=images()[answers.nearest_of_predicted(rows)],
+            nearest=None if isinstance(gallery, InputError) else gallery.images[answers.nearest_of_predicted(rows)],
             limit=MISTAKES,
             total=len(judged.labels),
         )
@@ -172,7 +169,6 @@ def _draw_pairs(album: Album, judged: Judged, figures: Mapping[str, Any]) -> Non
     threshold = figures["verification"]["threshold"]
     pairs = sample_pairs(judged)
     drawn = pairs.mixed(_PAIRS, judged.config["seed"])
-    # In one small read of the images, whichever side of a pair they are on.
     images = judged.queries.images[np.concatenate([pairs.a[drawn], pairs.b[drawn]])]
     first, second, same = images[: len(drawn)], images[len(drawn) :], pairs.same[drawn]
 
@@ -212,8 +208,8 @@ def _draw_maps(album: Album, judged: Judged, threads: int) -> None:
             album.add("scatter_gallery", lambda: _of_gallery(plots.scatter_map, judged, known, names))
             album.add("density_gallery", lambda: _of_gallery(plots.density_map, judged, known, names))
     if dimensions > 2:
-        for axes in (2, 3):
-            album.add(f"pca_{axes}d", lambda axes=axes: plots.pca_map(judged.z[shown], labels[shown], classes, dimensions=axes))
+        album.add("pca_2d", lambda: plots.pca_map(judged.z[shown], labels[shown], classes, dimensions=2))
+        album.add("pca_3d", lambda: plots.pca_map(judged.z[shown], labels[shown], classes, dimensions=3))
 
         def tsne() -> Plot:
             few = plots.sample_rows(labels[rows], _TSNE_POINTS, seed)
@@ -227,7 +223,9 @@ def _draw_maps(album: Album, judged: Judged, threads: int) -> None:
         plot = plots.class_cosines(after, classes, before=mean_cosines(before, labels[rows], len(classes)))
         if _angular(judged):
             return plot
-        return _add(plot, "This run goes by distance, not by angle: its classes may lie in one direction and still be far apart.")
+        return _add(
+            plot, "This run goes by distance, not by angle: its classes may lie in one direction and still be far apart."
+        )
 
     album.add("class_cosines", cosines)
 

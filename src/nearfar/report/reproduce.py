@@ -73,7 +73,7 @@ def machine(device: str) -> dict[str, str]:
         "PyTorch": torch.__version__,
         "NumPy": numpy.__version__,
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "processor": f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} in use",
     }
     if device.startswith("cuda"):
         about["GPU"] = torch.cuda.get_device_name(device)
@@ -81,7 +81,7 @@ def machine(device: str) -> dict[str, str]:
 
 
 def _settings(recipe: Mapping[str, Any]) -> list[str] | None:
-    """What ``--set`` needs to make this recipe of the one of its name that comes with nearfar; None: it cannot, or not briefly."""
+    """What ``--set`` makes this recipe of the one of its name that comes with nearfar; None: nothing does, or not briefly."""
     if recipe["name"] not in recipe_names():
         return None
     known = load_recipe(recipe["name"]).to_dict()

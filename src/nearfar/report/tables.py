@@ -77,7 +77,7 @@ def _figures(tree: Mapping[str, Any], caption: str, sections: tuple[str, ...], f
             continue
         k = tree["classification"]["k"]
         spread = interval(tree, section, key)
-        own = f'<b>{number(value)}</b>{f"<small>{spread}</small>" if spread else ""}'
+        own = f"<b>{number(value)}</b>{f'<small>{spread}</small>' if spread else ''}"
         others = [number(each[section].get(key)) for each in baselines.values()]
         rows.append([f"{text(title.format(k=k))}<small>{text(meaning.format(k=k))}</small>", own, *others])
     return table(caption, ["Figure", "This run", *(text(BASELINES[key]) for key in baselines)], rows, kind="figures")

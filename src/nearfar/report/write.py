@@ -16,7 +16,7 @@ from nearfar.errors import InputError
 from nearfar.files import explain_os_errors, write_bytes, write_json, write_text
 from nearfar.inference import find_device
 from nearfar.judging import Judged, Source, figures, judge
-from nearfar.report.baselines import measure_baselines
+from nearfar.report.baselines import Terms, measure_baselines
 from nearfar.report.gather import Answers, answer, gallery_images
 from nearfar.report.page import Content, Mistake, render
 from nearfar.report.pictures import GROUPS, MISTAKES, Album, draw_plots
@@ -69,7 +69,7 @@ def report(run: str | Path, data: Source | None = None, *, device: str = "auto",
         folder=judged.folder.resolve().name,
         config=judged.config,
         figures=tree,
-        summary=summary(judged.model.encoder_.cpu(), (judged.model.channels_, *judged.model.size_)),
+        summary=summary(judged.model.encoder_, (judged.model.channels_, *judged.model.size_)),
         wrong=int((answers.predicted != judged.labels).sum()),
         mistakes=_mistakes(judged, answers, gallery),
         album=album,
@@ -115,27 +115,24 @@ def _gallery(judged: Judged, skip_bad: bool) -> ImageSet | InputError:
     try:
         return gallery_images(judged, skip_bad=skip_bad)
     except InputError as reason:
-        return reason
+        return InputError(f"the images that it was trained on are not to be had: {reason}")
 
 
 def _baselines(judged: Judged, gallery: ImageSet | InputError, tree: dict[str, Any]) -> dict[str, Any]:
     if isinstance(gallery, InputError):
         raise gallery
     settings = judged.model.recipe_.evaluate
-    return measure_baselines(
-        gallery,
-        judged.gallery_labels,
-        judged.queries,
-        judged.labels,
+    terms = Terms(
         classes=len(judged.classes),
         same=judged.same,
-        dimensions=judged.z.shape[1],
         metric=settings.metric,
         k=tree["classification"]["k"],
         vote=settings.vote,
         seed=judged.config["seed"],
         bootstrap=settings.bootstrap,
     )
+    known, labels, dimensions = judged.gallery_labels, judged.labels, judged.z.shape[1]
+    return measure_baselines(gallery, known, judged.queries, labels, dimensions=dimensions, terms=terms)
 
 
 def _mistakes(judged: Judged, answers: Answers, gallery: ImageSet | InputError) -> list[Mistake]:
