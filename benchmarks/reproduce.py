@@ -1,0 +1,253 @@
+"""The five reference systems on the real data, three seeds each, into docs/reference-systems.md with pictures.
+
+    python benchmarks/reproduce.py                                      everything; hours on two cores, which should be idle
+    python benchmarks/reproduce.py --recipes margin-plane --seeds 0     one system, one seed
+    python benchmarks/reproduce.py --runs /tmp/runs --docs /tmp/docs --set train.epochs=1 data.rows=3000    a trial
+
+A finished run folder is used again and an interrupted one is gone on with, so the command may be broken off and repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from systems import SYSTEMS, Figure, System, Values
+
+import nearfar
+from nearfar import runs, verbs
+from nearfar.errors import InputError
+from nearfar.files import read_json, write_bytes, write_text
+from nearfar.judging import judge
+from nearfar.progress import ProgressLine
+from nearfar.recipe import load_recipe, parse_changes
+from nearfar.report import report
+
+PAGE, IMAGES = "reference-systems.md", "images"
+PICTURE_WIDTH, PICTURE_COLORS, PICTURE_BYTES = 720, 64, 1_400_000
+
+# ---- running -------------------------------------------------------------------------------------------------------------
+
+
+def run_system(system: System, seeds: Sequence[int], folder: Path, changes: Mapping[str, Any]) -> list[Values]:
+    """Train and judge ``system`` with each seed, as far as that is not done yet; the first seed's run gets a report."""
+    results = []
+    for number, seed in enumerate(seeds):
+        run = folder / f"{system.recipe}-seed{seed}"
+        print(f"{system.recipe}, seed {seed}", file=sys.stderr, flush=True)
+        train_once(system, seed, run, changes)
+        if number == 0 and not (run / "report.html").exists():
+            report(run)
+        elif not (run / runs.METRICS).exists():
+            verbs.evaluate(run)
+        results.append(values_of(system, run))
+    return results
+
+
+def train_once(system: System, seed: int, run: Path, changes: Mapping[str, Any]) -> None:
+    """Leave a finished run in ``run``: the one that is there, the rest of one that was interrupted, or a new one.
+
+    Raises:
+        InputError: a run of other settings is there.
+    """
+    wanted = load_recipe(system.recipe, changes)
+    started = (run / runs.CONFIG).exists()
+    if started:
+        config = runs.read_config(run)
+        if (config["recipe"], config["seed"]) != (wanted.to_dict(), seed):
+            raise InputError(f"{run} was made with other settings than are asked for now; delete it, or choose other --runs")
+        if config["state"] == "finished" and (run / runs.INDEX).is_dir():
+            return
+        if config["state"] == "finished":
+            raise InputError(f"{run} was interrupted after training, before its index was whole; delete it")
+    verbs.train(system.data, recipe=wanted, out=run, seed=seed, resume=started, watcher=ProgressLine())
+
+
+def values_of(system: System, run: Path) -> Values:
+    """All figures of a run by section and key, and how long it was trained."""
+    tree = read_json(run / runs.METRICS)
+    values = {
+        f"{section}.{key}": float(value)
+        for section, content in tree.items()
+        if isinstance(content, dict)
+        for key, value in content.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    if system.extras:
+        judged = judge(run)
+        for extra in system.extras:
+            values |= extra(judged)
+    return values
+
+
+# ---- writing -------------------------------------------------------------------------------------------------------------
+
+
+def page(results: Mapping[str, list[Values]], seeds: Sequence[int], changes: Mapping[str, Any], pictures: set[str]) -> str:
+    """The whole document; every number of ours comes from ``results``."""
+    done = [system for system in SYSTEMS if system.recipe in results]
+    lines = ["# The reference systems", ""]
+    lines += [
+        "Five systems from the literature and from teaching, each a recipe that runs by one command, here made again by "
+        f"`make reproduce` with {_count(len(seeds), 'seed')} ({', '.join(map(str, seeds))}). *Published* is the figure that "
+        "the system's author gives, where there is one; *plain run* is what a straightforward program of the same description "
+        "gave with one seed on two processor cores; *ours* is the median of the seeds, on the official test images unless "
+        "a line says otherwise; *goal* is what ours is to reach at least.",
+        "",
+        f"Made with nearfar {nearfar.__version__}, PyTorch {torch.__version__}, NumPy {np.__version__}, on {os.cpu_count()} "
+        f"processor cores with {_count(torch.get_num_threads(), 'thread')}.",
+        "",
+    ]
+    if changes:
+        settings = ", ".join(f"`{key}={value}`" for key, value in changes.items())
+        lines += [f"**A trial, not the systems as described:** {settings}. Times are not compared.", ""]
+    lines += ["## Figures", "", "| | recipe | figure | published | plain run | ours | goal | reached |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for system in done:
+        for figure in system.figures:
+            lines.append(_figure_row(system, figure, _column(results[system.recipe], figure)))
+    lines += ["", "## Time", "", "| | recipe | plain run | ours | times faster | goal | reached |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    lines += [_time_row(system, results[system.recipe], bool(changes)) for system in done]
+    lines += ["", "Seconds of training, without reading data and without the figures after it.", ""]
+    for system in done:
+        lines += _section(system, results[system.recipe], seeds, pictures)
+    lines += [
+        "## Which loss does better?",
+        "",
+        "System D asks whether cross-entropy or a pairwise loss does better, and with how many images. The figures above "
+        "cannot say: they are of one training set. `nearfar compare` can, see [compare.md](compare.md):",
+        "",
+        "```bash",
+        "nearfar compare fashion-mnist --recipes fashion-contrastive,fashion-cross-entropy,decoupled "
+        "--fractions 0.01,0.1,1 --seconds 60",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _section(system: System, results: list[Values], seeds: Sequence[int], pictures: set[str]) -> list[str]:
+    lines = [f"## {system.letter}. {system.recipe}", "", system.about, ""]
+    lines += ["```bash", f"nearfar train {system.data} --recipe {system.recipe} --out runs/{system.recipe}", "```", ""]
+    lines += [f"| figure | {' | '.join(f'seed {seed}' for seed in seeds)} | median |", "|---|" + "---|" * (len(seeds) + 1)]
+    for figure in system.figures:
+        column = _column(results, figure)
+        middle = statistics.median(column)
+        lines.append(f"| {figure.name} | {' | '.join(figure.text(value) for value in column)} | {figure.text(middle)} |")
+    times = [values["timing.train_seconds"] for values in results]
+    lines.append(f"| seconds of training | {' | '.join(f'{t:.1f}' for t in times)} | {statistics.median(times):.1f} |")
+    lines += ["", "Where ours differs, and why:", ""]
+    lines += [f"- {sentence}" for figure in system.figures if (sentence := _difference(figure, _column(results, figure)))]
+    lines += [f"- {system.why}", ""]
+    for name, caption in system.pictures:
+        if (file := f"{system.recipe}-{name}.png") in pictures:
+            lines += [f"![{system.recipe}: {caption}]({IMAGES}/{file})", "", f"*{caption}.*", ""]
+    return lines
+
+
+def _difference(figure: Figure, column: list[float]) -> str:
+    """Ours against the plain run, or the published figure, measured by how far our own seeds lie apart."""
+    against, whose = (figure.plain, "the plain run") if figure.plain is not None else (figure.published, "the published figure")
+    if against is None:
+        return ""
+    middle, low, high = statistics.median(column), min(column), max(column)
+    gap = middle - against
+    better = "better" if (gap < 0) == figure.less_is_better else "worse"
+    size = f"{100 * abs(gap):.2f} points" if figure.percent else f"{abs(gap):.4f}"
+    shown = f"{figure.name}: {figure.text(middle)}, with {whose} at {figure.text(against)}"
+    if len(column) == 1:
+        return f"{shown}; {size} {better}, by one seed."
+    if low <= against <= high:
+        return f"{shown}; it lies among our own seeds, {figure.text(low)} to {figure.text(high)}, so there is no difference."
+    apart = f"more than our seeds differ ({figure.text(low)} to {figure.text(high)})"
+    if abs(gap) <= high - low:
+        apart = f"about as much as our seeds differ ({figure.text(low)} to {figure.text(high)})"
+    return f"{shown}; {size} {better}, {apart}."
+
+
+def _figure_row(system: System, figure: Figure, column: list[float]) -> str:
+    ours = statistics.median(column)
+    reached = "" if figure.least is None else "yes" if (ours >= figure.least) != figure.less_is_better else "**no**"
+    cells = [system.letter, f"`{system.recipe}`", figure.name]
+    cells += [figure.text(value) for value in (figure.published, figure.plain, ours, figure.least)]
+    return "| " + " | ".join([*cells, reached]) + " |"
+
+
+def _time_row(system: System, results: list[Values], trial: bool) -> str:
+    ours = statistics.median(values["timing.train_seconds"] for values in results)
+    cells = [system.letter, f"`{system.recipe}`", f"{system.plain_seconds:,.0f} s", f"{ours:,.1f} s"]
+    times = system.plain_seconds / ours
+    verdict = ["", f"{system.times_faster:g}", ""]
+    if not trial:
+        verdict = [f"{times:.1f}", f"{system.times_faster:g}", "yes" if times >= system.times_faster else "**no**"]
+    return "| " + " | ".join([*cells, *verdict]) + " |"
+
+
+def _column(results: list[Values], figure: Figure) -> list[float]:
+    return [values[figure.key] for values in results]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def write_pictures(systems: Sequence[System], seed: int, folder: Path, docs: Path) -> set[str]:
+    """Small copies of the reports' plots into ``docs``/images, all together below `PICTURE_BYTES`; returns their names."""
+    from PIL import Image
+
+    found = {
+        f"{system.recipe}-{name}.png": folder / f"{system.recipe}-seed{seed}" / runs.PLOTS / f"{name}.png"
+        for system in systems
+        for name, _ in system.pictures
+    }
+    found = {name: path for name, path in found.items() if path.exists()}
+    width, copies = float(PICTURE_WIDTH), dict[str, bytes]()
+    while not copies or sum(map(len, copies.values())) > PICTURE_BYTES:
+        for name, path in found.items():
+            with Image.open(path) as picture:
+                size = (round(width), round(width * picture.height / picture.width))
+                small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS).quantize(PICTURE_COLORS)
+            buffer = io.BytesIO()
+            small.save(buffer, format="PNG", optimize=True)
+            copies[name] = buffer.getvalue()
+        if not found:
+            break
+        width *= 0.85
+    for name, content in copies.items():
+        write_bytes(docs / IMAGES / name, content)
+    return set(copies)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [system.recipe for system in SYSTEMS]
+    parser.add_argument("--recipes", nargs="+", default=names, choices=names, help="which systems; all without it")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="where the run folders are")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the page and its pictures go")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change the recipes, for a trial")
+    options = parser.parse_args()
+    try:
+        changes = parse_changes(options.set)
+        systems = [system for system in SYSTEMS if system.recipe in options.recipes]
+        results = {system.recipe: run_system(system, options.seeds, options.runs, changes) for system in systems}
+        pictures = write_pictures(systems, options.seeds[0], options.runs, options.docs)
+        write_text(options.docs / PAGE, page(results, options.seeds, changes, pictures))
+    except InputError as error:
+        sys.exit(f"reproduce: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on")
+    print(options.docs / PAGE)
+
+
+if __name__ == "__main__":
+    main()
