@@ -17,12 +17,12 @@ setup: .venv/.ready
 		|| { cat .venv/install.log >&2; exit 1; }
 	@touch $@
 
-# The main job: fetch MNIST, train on its 60,000 images, index them, measure on the 10,000 test images.
+# The main job: fetch MNIST, train on its 60,000 images, index them, measure and draw on the 10,000 test images.
 demo: setup
 	@rm -rf $(RUN)
 	$(BIN)/nearfar data fetch mnist
 	$(BIN)/nearfar train mnist --recipe mnist-fast --out $(RUN)
-	$(BIN)/nearfar evaluate $(RUN)
+	$(BIN)/nearfar report $(RUN)
 
 lint: setup
 	$(BIN)/ruff check .

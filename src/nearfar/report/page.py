@@ -155,7 +155,7 @@ def _in_short(content: Content) -> str:
 def _trained(content: Content) -> str:
     config, recipe = content.config, content.config["recipe"]
     size, channels = config["input"]["size"], config["input"]["channels"]
-    train, sampling = recipe["train"], recipe["sampling"]
+    train, sampling, start = recipe["train"], recipe["sampling"], config.get("start")
     parts = [(part, about) for part, about in config["data"].items() if isinstance(about, Mapping)]
     batches = {
         "shuffle": f"shuffled, {sampling['batch_size']:,} images a batch",
@@ -175,6 +175,7 @@ def _trained(content: Content) -> str:
             f"{code(train['optimizer'])}, learning rate {train['learning_rate']:g}, {text(train['schedule'])} schedule, "
             f"{train['epochs']} epoch{'s' * (train['epochs'] != 1)}",
         ),
+        *([("Began with", f"the encoder of the run {code(start.get('run'))}")] if isinstance(start, Mapping) else []),
         ("Near and far by", f"{recipe['evaluate']['metric']} {'distance' * (recipe['evaluate']['metric'] == 'euclidean')}"),
         ("Seed", str(config["seed"])),
         ("Trained by", f"nearfar {text(config.get('nearfar', 'unknown'))}"),

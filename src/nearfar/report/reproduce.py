@@ -53,6 +53,8 @@ def train_command(config: Mapping[str, Any], out: str) -> tuple[str, bool]:
         words += ["--recipe", recipe_file(recipe)]
     else:
         words += ["--recipe", recipe["name"]]
+    if isinstance(config.get("start"), Mapping):
+        words += ["--from", str(config["start"].get("run"))]
     words += ["--seed", str(config["seed"]), "--out", out]
     if settings:
         words += ["--set", *settings]

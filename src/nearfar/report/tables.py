@@ -10,6 +10,7 @@ from nearfar.report.markup import name, table, text
 FIGURES: tuple[tuple[str, str, str, str], ...] = (
     ("classification", "accuracy", "{k}-NN accuracy", "images whose {k} nearest vote for their class"),
     ("classification", "one_nn_accuracy", "1-NN accuracy", "images whose nearest is of their class"),
+    ("classification", "head_accuracy", "Accuracy of the linear head", "images that it gives their class"),
     ("classification", "precision_macro", "Precision", "of the {k}-NN vote, mean over classes"),
     ("classification", "recall_macro", "Recall", "of the {k}-NN vote, mean over classes"),
     ("classification", "f1_macro", "F1", "of the {k}-NN vote, mean over classes"),

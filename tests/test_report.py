@@ -1,0 +1,547 @@
+"""The report of a run: what it says is what was measured, what it shows is what there is, and nothing in it runs or loads."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shlex
+import shutil
+import tomllib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from samples import TINY, shapes
+from sklearn.decomposition import PCA
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
+
+from nearfar import InputError, show, verbs
+from nearfar.cli import main
+from nearfar.data import ImageSet
+from nearfar.evaluation.verification import draw_pairs
+from nearfar.judging import judge
+from nearfar.recipe import Recipe, load_recipe, parse_changes, recipe_names
+from nearfar.report import page, report, tables
+from nearfar.report.baselines import (
+    Terms,
+    flat_pixels,
+    measure_baselines,
+    principal_axes,
+    project,
+    reduced_size,
+    without_zeros,
+)
+from nearfar.report.gather import answer, gallery_images, mean_cosines, sample_pairs
+from nearfar.report.pictures import Album
+from nearfar.report.reproduce import recipe_file, recipe_toml, train_command
+
+EVIL = "<script>alert(1)</script>"
+CLASSES = (EVIL, 'b & "c"', "\u202eplain</td>")
+TERMS = Terms(classes=3, same=False, metric="cosine", k=5, vote="majority", seed=0, bootstrap=20)
+
+
+def images(count: int = 90, seed: int = 0, **more: Any) -> ImageSet:
+    """Bars whose classes and ids would run, if they were not escaped."""
+    plain = shapes(count, seed=seed, **more)
+    names = CLASSES if len(plain.classes) == 3 else plain.classes
+    ids = [f'"><img src=http://nowhere.example/{row} onerror=alert(2)>' for row in range(count)]
+    return ImageSet(images=plain.images, labels=plain.labels, classes=names, ids=ids, name="bars <b>")
+
+
+def trained(folder: Path, source: ImageSet, /, **sections: dict[str, Any]) -> Path:
+    verbs.train(source, recipe=Recipe.from_dict({**TINY, **sections}), out=folder)
+    return folder
+
+
+Made = tuple[Path, dict[str, Any], tuple[Any, dict[str, bytes]]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A run with a validation part and mistakes, what `report` returned for it, and what the page was made of."""
+    rendered: list[Any] = []
+
+    def remember(*parts: Any) -> str:
+        rendered.extend(parts)
+        return page.render(*parts)
+
+    folder = trained(
+        tmp_path_factory.mktemp("runs") / "bars",
+        images(),
+        data={"size": [12, 12], "channels": 1, "validation": 0.2, "test": 0.4},
+        train={"epochs": 2, "learning_rate": 1e-4},
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nearfar.report.write.render", remember)
+        result = report(folder, images())
+    return folder, result, (rendered[0], rendered[1])
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that look at other things: drawing takes seconds."""
+    monkeypatch.setattr("nearfar.report.write.draw_plots", lambda *_: Album())
+
+
+class Reader(HTMLParser):
+    """What a browser would see: elements with their attributes, and the text of each table row."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.rows: list[list[str]] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == [], "every element is closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        self.text += data
+        if "td" in self.open or "th" in self.open:
+            self.rows[-1][-1] += " " + data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def row(self, start: str) -> list[str]:
+        return next(row for row in self.rows if row[0].strip().startswith(start))
+
+
+def read(folder: Path) -> Reader:
+    return Reader((folder / "report.html").read_text())
+
+
+def pictures(reader: Reader) -> list[bytes]:
+    return [base64.b64decode(str(each["src"]).removeprefix("data:image/png;base64,")) for each in reader.all("img")]
+
+
+def test_the_page_is_one_small_file_that_loads_and_runs_nothing(made: Made) -> None:
+    folder, result = made
+    text = (folder / "report.html").read_text()
+    reader = Reader(text)
+    assert result["bytes"] == len(text.encode()) < 5_000_000
+    tags = {tag for tag, _ in reader.elements}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "form", "base", "svg", "b.png"}
+    ids = {attributes["id"] for _, attributes in reader.elements if "id" in attributes}
+    for tag, attributes in reader.elements:
+        assert not [key for key in attributes if key.startswith("on")], (tag, attributes)
+        if "src" in attributes:
+            assert str(attributes["src"]).startswith("data:image/png;base64,")
+        if "href" in attributes:
+            assert str(attributes["href"])[1:] in ids
+            assert str(attributes["href"])[0] == "#"
+        for key in ("srcset", "action", "poster", "data"):
+            assert key not in attributes
+    assert not re.search(r"url\(|@import", text)
+    policy = next(each["content"] for each in reader.all("meta") if each.get("http-equiv") == "Content-Security-Policy")
+    assert str(policy).startswith("default-src 'none'")
+    assert reader.all("html") == [{"lang": "en"}]
+    assert [len(reader.all(tag)) for tag in ("h1", "main", "header", "footer", "title")] == [1] * 5
+    for section in reader.all("section"):
+        assert section["aria-labelledby"] in ids
+
+
+def test_every_picture_has_words_and_is_a_whole_png(made: Made) -> None:
+    folder, result = made
+    reader = read(folder)
+    for attributes, png in zip(reader.all("img"), pictures(reader), strict=True):
+        assert len(str(attributes["alt"])) > 10
+        with Image.open(io.BytesIO(png)) as picture:
+            picture.load()
+            assert picture.format == "PNG"
+            ratio = int(str(attributes["width"])) / int(str(attributes["height"]))
+            assert ratio == pytest.approx(picture.width / picture.height, rel=0.02)
+    assert len(reader.all("table")) == len(reader.all("caption")) == len(reader.all("thead"))
+    shown = [str(each["id"]).removeprefix("plot-") for each in reader.all("figure") if "id" in each]
+    # The sheet of mistakes is on the page as pictures of their own.
+    assert sorted([*shown, "worst_mistakes"]) == sorted(result["plots"])
+    assert len(reader.all("figcaption")) == len(reader.all("figure"))
+    in_files = {(folder / "plots" / f"{name}.png").read_bytes() for name in shown}
+    assert in_files <= set(pictures(reader))
+
+
+def test_names_that_look_like_html_are_text(made: Made) -> None:
+    folder, result = made
+    reader = read(folder)
+    assert EVIL in reader.text
+    assert reader.row(EVIL)[0].strip() == EVIL
+    assert 'b & "c"' in reader.text
+    assert "bars <b>" in reader.text
+    assert "<img src=http://nowhere.example/" in reader.text
+    per_class = result["figures"]["classification"]["per_class"]
+    assert int(reader.row(EVIL)[1]) == per_class[EVIL]["queries"]
+    assert [float(cell) for cell in reader.row(EVIL)[2:5]] == pytest.approx(
+        [per_class[EVIL][key] for key in ("precision", "recall", "f1")], abs=5e-5
+    )
+
+
+def test_figures_on_the_page_are_those_of_metrics_json(made: Made) -> None:
+    folder, result = made
+    tree = json.loads((folder / "metrics.json").read_text())
+    assert tree == result["figures"]
+    reader = read(folder)
+    seen = 0
+    for section, key, title, _ in tables.FIGURES:
+        value = tree[section].get(key)
+        if value is None:
+            continue
+        row = reader.row(title.format(k=5) + " ")
+        expected = f"{value:.4f}".replace("-", "\N{MINUS SIGN}")
+        assert row[1].split()[0] == expected
+        interval = tree["confidence"].get(section, {}).get(key)
+        if interval:
+            assert row[1].split()[1:] == [f"{interval[0]:.4f}", "to", f"{interval[1]:.4f}"]
+        if section in ("classification", "retrieval") or key in ("auroc", "eer"):
+            for place, name in ((2, "pca"), (3, "pixels")):
+                assert row[place].strip() == f"{tree['baselines'][name][section][key]:.4f}"
+        seen += 1
+    assert seen == 24
+    assert f"{100 * tree['classification']['accuracy']:.2f} %" in reader.text
+    card = (folder / "README.md").read_text()
+    assert f"| {tree['classification']['accuracy']:.4f} (" in card
+
+
+def test_mistakes_are_shown_with_what_misled_the_model(made: Made) -> None:
+    folder, result = made
+    judged = judge(folder, images())
+    answers = answer(judged, 5)
+    wrong = int((answers.predicted != judged.labels).sum())
+    assert wrong > 3, "the fixture makes mistakes"
+    assert result["figures"]["classification"]["accuracy"] == pytest.approx(1 - wrong / len(judged.labels))
+    assert f"{wrong:,} of {len(judged.labels):,} images got a wrong class" in read(folder).text
+    rows = answers.worst(judged.labels, 4)
+    assert all(answers.predicted[rows] != judged.labels[rows])
+    votes = answers.votes[rows]
+    others = np.setdiff1d(np.flatnonzero(answers.predicted != judged.labels), rows)
+    assert (np.diff(votes) <= 1e-9).all()
+    assert votes.min() >= answers.votes[others].max(initial=0) - 1e-9
+    near = answers.nearest_of_predicted(rows)
+    gallery = gallery_images(judged)
+    for row, at in zip(rows, near, strict=True):
+        assert judged.gallery_labels[at] == answers.predicted[row]
+        own = [
+            where
+            for where, code in zip(answers.rows[row], answers.codes[row], strict=True)
+            if code == judged.gallery_labels[at]
+        ]
+        assert own[0] == at
+        label = judged.classes[judged.gallery_labels[at]]
+        assert gallery.classes[gallery.require_labels()[at]] == label
+    asked = np.asarray(judged.queries.images[rows[:1]])[0, 0]
+    with Image.open(io.BytesIO(pictures(read(folder))[0])) as first:
+        assert np.array_equal(np.asarray(first), asked)
+
+
+def test_a_report_touches_nothing_but_its_own_files(made: Made, tmp_path: Path) -> None:
+    folder = shutil.copytree(made[0], tmp_path / "bars")
+    (folder / "plots" / "scatter.png").write_bytes(b"of an earlier report")
+    (folder / "plots" / "mine.png").write_bytes(b"mine")
+    (folder / "notes.txt").write_text("mine too")
+    before = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    result = report(folder, images())
+    after = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert set(before) - set(after) == {Path("plots/scatter.png")}
+    assert set(after) <= set(before)
+    changed = {str(path) for path in after if after[path] != before[path]}
+    assert changed <= {"metrics.json", "report.html"}  # times differ; every plot is the same to the byte
+    assert "plots/mine.png" in map(str, after)
+    for name in result["plots"]:
+        assert (folder / "plots" / f"{name}.svg").read_text().startswith("<?xml")
+    ignored = ("timing", "baselines")
+    first, second = made[1]["figures"], result["figures"]
+    assert {key: first[key] for key in first if key not in ignored} == {
+        key: second[key] for key in second if key not in ignored
+    }
+    for name in ("pixels", "pca"):
+        drop = {"seconds": 0}
+        assert {**first["baselines"][name], **drop} == {**second["baselines"][name], **drop}
+
+
+def test_a_report_that_cannot_be_written_leaves_the_earlier_one(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(made[0], tmp_path / "bars")
+    earlier = (folder / "report.html").read_bytes()
+    some = Album(plots={"loss": made[2][0].album.plots["loss"]})
+    monkeypatch.setattr("nearfar.report.write.draw_plots", lambda *_: some)
+    shutil.rmtree(folder / "plots")
+    (folder / "plots").write_text("a file in the way")
+    with pytest.raises(InputError, match="plots.*is a file"):
+        report(folder, images())
+    assert (folder / "report.html").read_bytes() == earlier
+
+
+def test_a_run_whose_data_is_gone_says_so_in_one_line(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(made[0])])
+    _, err = capsys.readouterr()
+    assert ended.value.code == 2
+    assert len(err.splitlines()) == 1
+    assert "bars <b>" in err
+    with pytest.raises(InputError, match="no run folder"):
+        report(tmp_path / "nothing")
+
+
+def test_other_images_without_the_training_images_leave_out_what_needs_them(made: Made, tmp_path: Path) -> None:
+    folder = shutil.copytree(made[0], tmp_path / "bars")
+    plain = images(40, seed=5)
+    other = ImageSet(images=plain.images, labels=plain.labels, classes=plain.classes, name="other")
+    result = report(folder, other)
+    assert set(result["left_out"]) == {"baselines", "neighbors"}
+    assert "not to be had" in result["left_out"]["neighbors"]
+    assert "baselines" not in json.loads((folder / "metrics.json").read_text())
+    assert not (folder / "plots" / "neighbors.png").exists()
+    reader = read(folder)
+    assert reader.row("neighbors")[1].strip() == result["left_out"]["neighbors"]
+    assert "Baselines were left out" in reader.text
+    assert len(reader.row("5-NN accuracy")) == 2
+
+
+def test_training_images_that_changed_are_not_passed_off_as_the_gallery(made: Made) -> None:
+    same = images()
+    pixels = np.array(same.images)
+    pixels[:, :, 0, 0] ^= 1
+    changed = ImageSet(images=pixels, labels=same.labels, classes=same.classes, ids=same.ids, name=same.name)
+    gallery_images(judge(made[0], same))
+    with pytest.raises(InputError, match="have changed"):
+        gallery_images(judge(made[0], changed))
+
+
+def test_plane_embeddings_trained_on_pairs_get_maps_and_pairs(tmp_path: Path) -> None:
+    data = images(80)
+    folder = trained(
+        tmp_path / "plane",
+        data,
+        encoder={"kind": "mlp", "hidden": [16], "dim": 2, "normalize": False},
+        loss={"kind": "contrastive", "distance": "squared", "margin": 1.0, "weight": 0.5},
+        sampling={"kind": "pairs", "batch_size": 20},
+        train={"epochs": 1},
+        evaluate={"metric": "euclidean", "k": 3, "bootstrap": 0},
+    )
+    result = report(folder, data)
+    maps = {"scatter", "density", "scatter_gallery", "density_gallery", "scatter_before"}
+    assert maps | {"pairs", "pairs_predicted", "distances"} <= set(result["plots"])
+    assert not {"tsne", "pca_2d", "pca_3d"} & set(result["plots"])
+    reader = read(folder)
+    assert "95 % interval" not in reader.text
+    assert result["figures"]["baselines"]["pca"]["dimensions"] == 2
+    assert result["figures"]["baselines"]["pixels"]["metric"] == "euclidean"
+    judged = judge(folder, data)
+    pairs = sample_pairs(judged)
+    said = (pairs.distances < result["figures"]["verification"]["threshold"]) == pairs.same
+    assert said.mean() == pytest.approx(result["figures"]["verification"]["accuracy"])
+    chosen = pairs.mixed(10, 0)
+    assert len(set(chosen.tolist())) == 10
+    assert pairs.same[chosen].sum() == 5
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_classes_kept_from_training_have_tables_of_their_own(tmp_path: Path) -> None:
+    data = shapes(100, classes=5)
+    folder = trained(tmp_path / "run", data, data={"size": [12, 12], "channels": 1, "unseen": ["b", "d"]})
+    result = report(folder, data)
+    text = read(folder).text
+    assert "Classes that training never saw" in text
+    apart = result["figures"]["unseen"]
+    assert f"{apart['data']['queries']:,} images, each searched among the others." in text
+    assert f"{apart['retrieval']['recall@1']:.4f}" in text
+    # Classes without a query have no row.
+    assert [row[0].strip() for row in read(folder).rows if row[0].strip() in "abcde"] == ["a", "c", "e"]
+
+
+def test_the_command_line_prints_figures_and_where_the_page_is(
+    folder_of_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = {**TINY, "data": {"size": [12, 12], "channels": 3, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.2]}}
+    verbs.train(str(folder_of_images), recipe=Recipe.from_dict(tree), out=tmp_path / "run")
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(tmp_path / "run"), "--json"])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 0, err
+    result = json.loads(out)
+    assert result["figures"] == json.loads((tmp_path / "run" / "metrics.json").read_text())
+    text = show.reported(result | {"left_out": {"tsne": "too few", "loss": "too few", "pairs": "none"}})
+    assert "5-NN accuracy" in text
+    assert "left out tsne, loss: too few\nleft out pairs: none\n" in text
+    assert f"report: {tmp_path / 'run' / 'report.html'}" in text
+    assert "colour images of 12 x 12 pixels" in read(tmp_path / "run").text
+    assert str(folder_of_images) in read(tmp_path / "run").text
+
+
+def test_a_page_that_would_be_too_large_gets_plots_of_fewer_pixels(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, result, (content, files) = made
+    limit = result["bytes"] * 2 // 3
+    monkeypatch.setattr(page, "LIMIT", limit)
+    text = page.render(content, files)
+    assert len(text.encode()) < limit
+    sizes = {}
+    for attributes, png in zip(Reader(text).all("img"), pictures(Reader(text)), strict=True):
+        with Image.open(io.BytesIO(png)) as picture:
+            picture.load()
+            sizes[str(attributes["alt"])] = picture.width
+    full = {plot.alt: Image.open(io.BytesIO(files[name])).width for name, plot in content.album.plots.items() if name in files}
+    shown = [alt for alt in full if alt in sizes]
+    assert len(shown) == len(full) - 1
+    assert all(sizes[alt] <= full[alt] for alt in shown)
+    assert any(sizes[alt] < full[alt] for alt in shown)
+
+
+# Baselines
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("same", [False, True])
+def test_baselines_are_what_plain_search_among_pixels_finds(metric: str, same: bool) -> None:
+    gallery, queries = shapes(60), shapes(60) if same else shapes(40, seed=3)
+    known, labels = gallery.require_labels(), queries.require_labels()
+    terms = Terms(classes=3, same=same, metric=metric, k=5, vote="majority", seed=0, bootstrap=0)  # type: ignore[arg-type]
+    tree = measure_baselines(gallery, known, queries, labels, dimensions=4, terms=terms)
+    x, q = (np.asarray(each.images).reshape(len(each), -1).astype(np.float64) / 255 for each in (gallery, queries))
+    fitted = PCA(4, svd_solver="full").fit(x)
+    for name, (there, asked) in {"pixels": (x, q), "pca": (fitted.transform(x), fitted.transform(q))}.items():
+        figures = tree[name]
+        assert figures["dimensions"] == there.shape[1]
+        searcher = NearestNeighbors(n_neighbors=len(there), metric=metric, algorithm="brute").fit(there)
+        order = searcher.kneighbors(asked, return_distance=False)
+        if same:
+            order = np.array([[at for at in row if at != own] for own, row in enumerate(order)])
+        right = known[order] == labels[:, None]
+        assert figures["classification"]["one_nn_accuracy"] == pytest.approx(right[:, 0].mean())
+        for k in (1, 5, 10):
+            assert figures["retrieval"][f"recall@{k}"] == pytest.approx(right[:, :k].any(axis=1).mean())
+        unit = asked / np.linalg.norm(asked, axis=1, keepdims=True) if metric == "cosine" else asked
+        pairs = draw_pairs(labels, seed=0)
+        apart = np.linalg.norm(unit[pairs.a] - unit[pairs.b], axis=1)
+        assert figures["verification"]["auroc"] == pytest.approx(roc_auc_score(pairs.same, -apart), abs=1e-4)
+        counts = np.array([[(known[row[:5]] == code).sum() for code in range(3)] for row in order])
+        clear = (counts == counts.max(axis=1, keepdims=True)).sum(axis=1) == 1
+        low = (clear & (counts.argmax(axis=1) == labels)).mean()
+        assert low <= figures["classification"]["accuracy"] <= low + (~clear).mean()
+
+
+def test_baselines_of_large_images_average_squares_of_pixels() -> None:
+    assert reduced_size(1, (28, 28)) == (28, 28)
+    assert reduced_size(3, (64, 64)) == (16, 16)
+    assert reduced_size(3, (32, 32)) == (16, 16)
+    for channels, size in ((1, (33, 32)), (3, (224, 100)), (3, (1, 5000))):
+        height, width = reduced_size(channels, size)
+        assert channels * height * width <= 1024
+    large = shapes(3, size=64, channels=3)
+    squares = np.asarray(large.images).astype(np.float64).reshape(3, 3, 16, 4, 16, 4).mean(axis=(3, 5)) / 255
+    assert flat_pixels(large, (16, 16)) == pytest.approx(squares.reshape(3, -1), abs=1e-6)
+
+
+def test_black_images_have_baselines_too() -> None:
+    pixels = np.array(shapes(30).images)
+    pixels[:4] = 0
+    black = ImageSet(images=pixels, labels=shapes(30).labels, classes=("a", "b", "c"))
+    tree = measure_baselines(black, black.require_labels(), black, black.require_labels(), dimensions=3, terms=TERMS)
+    assert 0 < tree["pixels"]["classification"]["accuracy"] <= 1
+    lifted = without_zeros(np.array([[0, 0], [0, 1]], dtype=np.float32))
+    assert lifted == pytest.approx(np.array([[1 / 255, 1 / 255], [0, 1]]))
+
+
+def test_projection_loses_as_little_as_it_can() -> None:
+    x = np.random.default_rng(0).normal(size=(50, 20)).astype(np.float32) * np.linspace(1, 3, 20, dtype=np.float32)
+    mean, axes = principal_axes(x, 5)
+    assert axes.T @ axes == pytest.approx(np.eye(5), abs=1e-5)
+    back = project(x, mean, axes) @ axes.T + mean
+    best = PCA(5, svd_solver="full").fit(x)
+    lost = ((x - best.inverse_transform(best.transform(x))) ** 2).sum()
+    assert ((x - back) ** 2).sum() == pytest.approx(lost, rel=1e-4)
+    assert principal_axes(x, 99)[1].shape == (20, 20)
+
+
+def test_galleries_that_would_take_long_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nearfar.report.baselines.MOST_GALLERY", 10)
+    one = shapes(12)
+    with pytest.raises(InputError, match="12 images"):
+        measure_baselines(one, one.require_labels(), one, one.require_labels(), dimensions=2, terms=TERMS)
+
+
+# Arrays
+
+
+def test_mean_cosines_are_those_of_a_slow_loop() -> None:
+    rng = np.random.default_rng(1)
+    z, labels = rng.normal(size=(20, 4)).astype(np.float32), np.append(rng.integers(0, 3, 19), 3)
+    means = mean_cosines(z, labels, 5)
+    for one in range(5):
+        for other in range(5):
+            values = [
+                z[i].astype(np.float64) @ z[j] / np.linalg.norm(z[i]) / np.linalg.norm(z[j])
+                for i in np.flatnonzero(labels == one)
+                for j in np.flatnonzero(labels == other)
+                if i != j
+            ]
+            assert means[one, other] == pytest.approx(np.mean(values) if values else np.nan, abs=1e-6, nan_ok=True)
+
+
+# Recipe and command
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_recipe_on_the_page_is_read_back_whole(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    path = tmp_path / recipe_file(recipe.to_dict())
+    path.write_text(recipe_toml(recipe.to_dict()))
+    assert load_recipe(path) == recipe
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.floats(1e-9, 1e9), st.booleans())
+def test_any_text_and_number_survives_toml(text: str, number: float, flag: bool) -> None:
+    recipe = Recipe.from_dict({**TINY, "description": text, "loss": {"kind": text, text: number, "flag": [flag, text]}})
+    tree = tomllib.loads(recipe_toml(recipe.to_dict()))
+    assert Recipe.from_dict(tree, name=recipe.name) == recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("mnist-fast", {}),
+        ("mnist-fast", {"train.epochs": 7, "data.validation": 0.1, "encoder.filters": [8, 8], "loss.temperature": 0.2}),
+        ("siamese-verification", {"evaluate.threshold": None, "data.rows": 100}),
+        ("images", {"data.unseen": ["a b", "c'd"]}),
+    ],
+)
+def test_the_command_makes_the_same_recipe(name: str, changes: dict[str, Any]) -> None:
+    recipe = load_recipe(name, changes)
+    config = {"recipe": recipe.to_dict(), "data": {"source": "my images"}, "seed": 3}
+    command, from_file = train_command(config, "runs/x")
+    words = shlex.split(command)
+    assert words[:6] == ["nearfar", "train", "my images", "--recipe", name, "--seed"]
+    assert not from_file
+    given_settings = words[words.index("--set") + 1 :] if "--set" in words else []
+    assert load_recipe(name, parse_changes(given_settings)) == recipe
+
+
+def test_a_recipe_of_ones_own_is_named_as_a_file() -> None:
+    own = Recipe.from_dict({**TINY, "name": "my recipe/"}).to_dict()
+    command, from_file = train_command({"recipe": own, "data": {}, "seed": 0, "start": {"run": "runs/a b"}}, "x")
+    assert from_file
+    assert command == "nearfar train DATA --recipe my-recipe.toml --from 'runs/a b' --seed 0 --out x"
+    other = load_recipe("mnist-fast", {"encoder.kind": "mlp", "encoder.hidden": [3]}).to_dict()
+    assert train_command({"recipe": other, "data": {}, "seed": 0}, "x")[1]
