@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/mnist
 
-.PHONY: setup demo test test-slow bench lint clean
+.PHONY: setup demo test test-slow bench lint reproduce clean
 
 setup: .venv/.ready
 
@@ -41,6 +41,13 @@ test-slow: setup
 
 bench: setup
 	$(BIN)/python benchmarks/losses.py
+
+# The five reference systems with three seeds each, into docs/reference-systems.md. Hours on two cores, which should be idle;
+# what is finished is used again, so it may be broken off and repeated.
+reproduce: setup
+	$(BIN)/nearfar data fetch mnist
+	$(BIN)/nearfar data fetch fashion-mnist
+	$(BIN)/python benchmarks/reproduce.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

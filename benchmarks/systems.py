@@ -112,7 +112,7 @@ SYSTEMS = (
         "like the plain run's, is on the last 1,000 of MNIST's first 42,000 training images: other images, each 0.1 points.",
         pictures=(
             ("confusion_errors", "Mistakes by class, the diagonal left out"),
-            ("pca_3d", "The first three principal components of the test images' embeddings"),
+            ("pca_3d", "Three principal components of the test images' embeddings"),
             ("loss", "Loss and learning rate by epoch"),
         ),
         extras=(validation_votes,),
@@ -139,7 +139,7 @@ SYSTEMS = (
         why="Ten classes leave little room in a plane: which of them a seed lays side by side moves the figures from run to "
         "run. K-means is the best of three starts.",
         pictures=(
-            ("scatter_gallery", "The 60,000 training images in the plane"),
+            ("scatter_gallery", "The training images in the plane"),
             ("density_gallery", "Where each class is densest"),
         ),
         extras=(gallery_clusters,),

@@ -4,7 +4,8 @@ Similarities are made tile by tile and reduced at once; the backward pass makes 
 with itself the tiles below the diagonal are those above it. Sums over positives need no similarities at all: the sum of
 a row's similarities to its class is its product with the sum of the class. ``docs/memory.md`` has the formulas.
 
-Rows are unit rows in all of these.
+Each function returns its result and the rows it was given, for the next one to use: so in the backward pass the gradient
+of the rows travels from the last function to the first, each adds its part in place, and there is one of it, not one each.
 """
 
 from __future__ import annotations
@@ -45,19 +46,25 @@ class Tiled:
     def __init__(self, batch: Batch, *, by_label: bool) -> None:
         self._batch = batch
         self._layout = Layout(batch, by_label=by_label)
+        self._z, self._keys = batch.z, None if batch.symmetric else batch.keys
         self.positives = self._layout.positives
         self.negatives = self._layout.negatives
+
+    def _apply(self, function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+        result: Tensor
+        result, self._z, self._keys = function.apply(self._z, self._keys, *arguments)
+        return result
 
     def logsumexp(self, relation: Relation, temperature: float) -> Tensor:
         """For each row, the log of the sum of e^(s/temperature) over the pairs that count: ``[B]``.
 
         Minus infinity, with zero gradient, for rows without such a pair.
         """
-        return _LogSumExp.apply(self._batch.z, self._batch.keys, self._layout, relation, temperature)
+        return self._apply(_LogSumExp, self._layout, relation, temperature)
 
     def positive_sums(self) -> Tensor:
         """For each row, the sum of its similarities to its positives, ``[B]``: one product with the sum of its class."""
-        sums = positive_sums(self._batch)
+        sums = self._apply(_PositiveSums, self._batch)
         return sums if self._layout.order is None else sums[self._layout.order]
 
     def positive_softplus(self, against: Tensor, temperature: float) -> Tensor:
@@ -67,7 +74,7 @@ class Tiled:
             against: ``[B]``, what the positives of each row stand against; minus infinity where there is nothing.
             temperature: divides the similarities.
         """
-        return _PositiveSoftplus.apply(self._batch.z, self._batch.keys, against, self._layout, temperature)
+        return self._apply(_PositiveSoftplus, self._layout, against, temperature)
 
     def pair_sum(
         self,
@@ -88,7 +95,7 @@ class Tiled:
         Returns:
             A scalar, or ``[V]``.
         """
-        return _PairSum.apply(self._batch.z, self._batch.keys, self._layout, relation, function, by_row, *parameters)
+        return self._apply(_PairSum, self._layout, relation, function, by_row, *parameters)
 
 
 def compare(batch: Batch, *, by_label: bool = True) -> Dense | Tiled:
@@ -96,14 +103,36 @@ def compare(batch: Batch, *, by_label: bool = True) -> Dense | Tiled:
     return Dense(batch) if len(batch.z) * len(batch.keys) <= _SMALL else Tiled(batch, by_label=by_label)
 
 
+Rows = tuple[Tensor, Tensor, Tensor | None]
+Gradients = tuple[Tensor | None, ...]
+
+
+def _result(result: Tensor, z: Tensor, keys: Tensor | None) -> Rows:
+    """What every function returns; keys are None where the batch is compared with itself."""
+    return result, z.view_as(z), None if keys is None else keys.view_as(keys)
+
+
+def _targets(ctx: Any, z: Tensor, keys: Tensor | None, dz: Tensor | None, dkeys: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Where a function adds its gradients: to those that come from the functions after it, or to zeros.
+
+    They may be changed in place: each was made by the function after this one, for this one alone.
+    """
+    of_rows = torch.zeros_like(z) if dz is None else dz
+    if keys is None:
+        return of_rows, of_rows
+    if not ctx.needs_input_grad[1]:
+        return of_rows, None
+    return of_rows, torch.zeros_like(keys) if dkeys is None else dkeys
+
+
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, keys: Tensor, layout: Layout, relation: Relation, temperature: float) -> Tensor:
+    def forward(ctx: Any, z: Tensor, keys: Tensor | None, layout: Layout, relation: Relation, temperature: float) -> Rows:
         scale = _LOG2E / temperature  # powers of two are several times cheaper than powers of e
         shifted = 1.0 / temperature > _NO_SHIFT
         total = z.new_zeros(len(z))
         top = torch.full_like(total, _FLOOR) if shifted else None
-        for tile in layout.tiles(z, keys, relation, scale, twins=layout.symmetric):
+        for tile in layout.tiles(z, z if keys is None else keys, relation, scale, twins=keys is None):
             if top is None:
                 tile.hide(tile.scores.exp2_(), 0.0)
                 total[tile.rows] += tile.scores.sum(1)
@@ -111,22 +140,25 @@ class _LogSumExp(torch.autograd.Function):
                     total[tile.cols] += tile.scores.sum(0)
                 continue
             tile.hide(tile.scores, -math.inf)
+            other = tile.scores.clone() if tile.twin else None
             _add_shifted(total[tile.rows], top[tile.rows], tile.scores, 1)
-            if tile.twin:
-                _add_shifted(total[tile.cols], top[tile.cols], tile.scores, 0)
+            if other is not None:
+                _add_shifted(total[tile.cols], top[tile.cols], other, 0)
         log2 = total.log2() if top is None else total.log2() + top
         ctx.save_for_backward(z, keys, log2)
+        ctx.set_materialize_grads(False)
         ctx.sweep = layout, relation, temperature, shifted
-        return log2 / _LOG2E
+        return _result(log2 / _LOG2E, z, keys)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, dz: Tensor | None, dkeys: Tensor | None) -> Gradients:
         z, keys, log2 = ctx.saved_tensors
         layout, relation, temperature, shifted = ctx.sweep
+        of_rows, of_keys = _targets(ctx, z, keys, dz, dkeys)
         some = log2 > -math.inf
-        grad = torch.where(some, grad / temperature, 0.0)
-        twins = layout.symmetric
+        grad = torch.where(some, 0.0 if grad is None else grad / temperature, 0.0)
+        twins = keys is None
         weigh: Callable[[Tile], Tensor]
         if shifted:
             # s - (the row's own log-sum) is at most 0, so nothing overflows, and what underflows does not matter.
@@ -140,51 +172,49 @@ class _LogSumExp(torch.autograd.Function):
 
         else:
             share = torch.where(some, grad * torch.exp2(-log2), 0.0)
-            both = z.new_empty(min(layout.size, len(z)) ** 2) if twins else None
 
             def weigh(tile: Tile) -> Tensor:
                 weights = tile.scores.exp2_()
-                if both is None:
-                    weights.mul_(share[tile.rows, None])
-                else:
-                    sums = both[: weights.numel()].view(weights.shape)
-                    weights.mul_(torch.add(share[tile.rows, None], share[tile.cols], out=sums))
+                weights.mul_(share[tile.rows, None] + share[tile.cols] if twins else share[tile.rows, None])
                 return tile.hide(weights, 0.0)
 
-        scale = _LOG2E / temperature
-        dz, dkeys = layout.targets(z, keys, for_keys=ctx.needs_input_grad[1])
         with torch.autocast(device_type=z.device.type, enabled=False):
-            layout.push(z, keys, dz, dkeys, relation, scale, weigh, twins=twins)
-        return dz, None if twins else dkeys, None, None, None
+            other = z if keys is None else keys
+            layout.push(z, other, of_rows, of_keys, relation, _LOG2E / temperature, weigh, twins=twins)
+        return of_rows, None if keys is None else of_keys, None, None, None
 
 
 def _add_shifted(total: Tensor, top: Tensor, scores: Tensor, dim: int) -> None:
     """Add 2^scores to running sums that are kept as ``total * 2^top``, where ``top`` is the greatest score so far."""
     new = torch.maximum(top, scores.amax(dim))
-    total.mul_(torch.exp2(top - new)).add_((scores - new.unsqueeze(dim)).exp2_().sum(dim))
+    total.mul_(torch.exp2(top - new)).add_(scores.sub_(new.unsqueeze(dim)).exp2_().sum(dim))
     top.copy_(new)
 
 
 class _PositiveSoftplus(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, keys: Tensor, against: Tensor, layout: Layout, temperature: float) -> Tensor:
+    def forward(ctx: Any, z: Tensor, keys: Tensor | None, layout: Layout, against: Tensor, temperature: float) -> Rows:
         total = torch.zeros((), dtype=torch.float64, device=z.device)
-        for tile in layout.tiles(z, keys, Relation.POSITIVES, -1.0 / temperature, twins=layout.symmetric):
+        other = z if keys is None else keys
+        for tile in layout.tiles(z, other, Relation.POSITIVES, -1.0 / temperature, twins=keys is None):
             scores = tile.hide(tile.scores, -math.inf)
             total += F.softplus(scores + against[tile.rows, None], threshold=50.0).sum()
             if tile.twin:
                 total += F.softplus(scores.add_(against[tile.cols]), threshold=50.0).sum()
         ctx.save_for_backward(z, keys, against)
+        ctx.set_materialize_grads(False)
         ctx.sweep = layout, temperature
-        return total.to(z.dtype)
+        return _result(total.to(z.dtype), z, keys)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, dz: Tensor | None, dkeys: Tensor | None) -> Gradients:
         z, keys, against = ctx.saved_tensors
         layout, temperature = ctx.sweep
+        of_rows, of_keys = _targets(ctx, z, keys, dz, dkeys)
+        grad = z.new_zeros(()) if grad is None else grad
         of_against = torch.zeros_like(against)
-        twins = layout.symmetric
+        twins = keys is None
 
         def weigh(tile: Tile) -> Tensor:
             scores = tile.hide(tile.scores, -math.inf)
@@ -197,10 +227,10 @@ class _PositiveSoftplus(torch.autograd.Function):
                 weights.add_(by_key)
             return weights.mul_(-grad / temperature)
 
-        dz, dkeys = layout.targets(z, keys, for_keys=ctx.needs_input_grad[1])
         with torch.autocast(device_type=z.device.type, enabled=False):
-            layout.push(z, keys, dz, dkeys, Relation.POSITIVES, -1.0 / temperature, weigh, twins=twins)
-        return dz, None if twins else dkeys, of_against.mul_(grad), None, None
+            other = z if keys is None else keys
+            layout.push(z, other, of_rows, of_keys, Relation.POSITIVES, -1.0 / temperature, weigh, twins=twins)
+        return of_rows, None if keys is None else of_keys, None, of_against.mul_(grad), None
 
 
 class _PairSum(torch.autograd.Function):
@@ -208,30 +238,32 @@ class _PairSum(torch.autograd.Function):
     def forward(
         ctx: Any,
         z: Tensor,
-        keys: Tensor,
+        keys: Tensor | None,
         layout: Layout,
         relation: Relation,
         function: Callable[..., Tensor],
         by_row: Tensor | None,
         *parameters: Tensor,
-    ) -> Tensor:
+    ) -> Rows:
         # A number of the row makes f(s_ij) and f(s_ji) differ.
-        twins = layout.symmetric and by_row is None
+        twins = keys is None and by_row is None
         ctx.save_for_backward(z, keys, by_row, *parameters)
+        ctx.set_materialize_grads(False)
         ctx.sweep = layout, relation, function, twins
         probe = function(z.new_zeros(1, 1), *([] if by_row is None else [by_row[:1, None]]), *parameters)
         total = torch.zeros(probe.shape[:-2], dtype=torch.float64, device=z.device)
-        for tile in layout.tiles(z, keys, relation, 1.0, twins=twins):
+        for tile in layout.tiles(z, z if keys is None else keys, relation, 1.0, twins=twins):
             row = [] if by_row is None else [by_row[tile.rows, None]]
             values = _hidden(function(tile.scores, *row, *parameters), tile)
             total += values.sum((-2, -1)) * (2 if tile.twin else 1)
-        return total.to(z.dtype)
+        return _result(total.to(z.dtype), z, keys)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, dz: Tensor | None, dkeys: Tensor | None) -> Gradients:
         z, keys, by_row, *parameters = ctx.saved_tensors
         layout, relation, function, twins = ctx.sweep
+        of_rows, of_keys = _targets(ctx, z, keys, dz, dkeys)
         wants = [p.detach().requires_grad_() for p in parameters]
         of_parameters = [torch.zeros_like(p) for p in parameters]
 
@@ -240,18 +272,16 @@ class _PairSum(torch.autograd.Function):
                 scores = tile.scores.detach().requires_grad_()
                 row = [] if by_row is None else [by_row[tile.rows, None]]
                 values = _hidden(function(scores, *row, *wants), tile)
-                slope, *others = torch.autograd.grad(
-                    values, [scores, *wants], (grad[..., None, None] * (2 if tile.twin else 1)).expand_as(values)
-                )
+                each = torch.zeros(()) if grad is None else grad[..., None, None] * (2 if tile.twin else 1)
+                slope, *others = torch.autograd.grad(values, [scores, *wants], each.expand_as(values))
             for sum_, part in zip(of_parameters, others, strict=True):
                 sum_ += part
             # Twins stand for s_ij and s_ji; a tile on the diagonal holds both, and its gradient is counted for one.
             return slope if tile.twin or not twins else slope.mul_(2.0)
 
-        dz, dkeys = layout.targets(z, keys, for_keys=ctx.needs_input_grad[1])
         with torch.autocast(device_type=z.device.type, enabled=False):
-            layout.push(z, keys, dz, dkeys, relation, 1.0, weigh, twins=twins)
-        return dz, None if layout.symmetric else dkeys, None, None, None, None, *of_parameters
+            layout.push(z, z if keys is None else keys, of_rows, of_keys, relation, 1.0, weigh, twins=twins)
+        return of_rows, None if keys is None else of_keys, None, None, None, None, *of_parameters
 
 
 def _hidden(values: Tensor, tile: Tile) -> Tensor:
@@ -267,48 +297,48 @@ def _hidden(values: Tensor, tile: Tile) -> Tensor:
 
 def positive_sums(batch: Batch) -> Tensor:
     """For each row, the sum of its products with its positives, ``[B]``, in the order of the batch; rows of any length."""
-    return _PositiveSums.apply(batch.z, batch.keys, batch)
+    result: Tensor = _PositiveSums.apply(batch.z, None if batch.symmetric else batch.keys, batch)[0]
+    return result
 
 
 class _PositiveSums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, keys: Tensor, batch: Batch) -> Tensor:
+    def forward(ctx: Any, z: Tensor, keys: Tensor | None, batch: Batch) -> Rows:
         ctx.save_for_backward(z, keys)
-        ctx.centres = None
-        if not len(keys):
-            return z.new_zeros(len(z))
-        classes, members, own_class, known = class_members(batch)
-        centres = class_sums(keys, members, len(classes))
-        ctx.members, ctx.own_class, ctx.known, ctx.centres = members, own_class, known, centres
-        ctx.offset, ctx.symmetric = batch.offset, batch.symmetric
-        sums = torch.empty_like(z[:, 0])
-        for span in chunks(len(z)):
-            sums[span] = (z[span] * centres[own_class[span]]).sum(1)
-        sums.mul_(known)
-        if batch.offset is not None:
-            sums -= torch.linalg.vecdot(z, keys[batch.offset : batch.offset + len(z)])
-        return sums
+        ctx.set_materialize_grads(False)
+        ctx.offset, ctx.centres = batch.offset, None
+        other = z if keys is None else keys
+        sums = z.new_zeros(len(z))
+        if len(other):
+            classes, ctx.members, ctx.own_class, ctx.known = class_members(batch)
+            ctx.centres = class_sums(other, ctx.members, len(classes))
+            for span in chunks(len(z)):
+                sums[span] = torch.linalg.vecdot(z[span], ctx.centres[ctx.own_class[span]])
+            sums.mul_(ctx.known)
+            if batch.offset is not None:
+                sums -= torch.linalg.vecdot(z, other[batch.offset : batch.offset + len(z)])
+        return _result(sums, z, keys)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, dz: Tensor | None, dkeys: Tensor | None) -> Gradients:
         z, keys = ctx.saved_tensors
-        if ctx.centres is None:
-            return torch.zeros_like(z), None, None
+        of_rows, of_keys = _targets(ctx, z, keys, dz, dkeys)
+        if ctx.centres is None or grad is None:
+            return of_rows, None if keys is None else of_keys, None
         counted = grad * ctx.known
-        dz = torch.index_select(ctx.centres, 0, ctx.own_class).mul_(counted[:, None])
+        for span in chunks(len(z)):
+            of_rows[span].addcmul_(ctx.centres[ctx.own_class[span]], counted[span, None])
+        if of_keys is not None:
+            pulls = class_sums(z, ctx.own_class, len(ctx.centres), counted)
+            for span in chunks(len(of_keys)):
+                of_keys[span] += pulls[ctx.members[span]]
         if ctx.offset is not None:
             own = slice(ctx.offset, ctx.offset + len(z))
-            dz.addcmul_(keys[own], grad[:, None], value=-1.0)
-        dkeys = None
-        if ctx.symmetric or ctx.needs_input_grad[1]:
-            pulls = class_sums(z, ctx.own_class, len(ctx.centres), counted)
-            dkeys = dz if ctx.symmetric else torch.zeros_like(keys)
-            for span in chunks(len(keys)):
-                dkeys[span] += pulls[ctx.members[span]]
-            if ctx.offset is not None:
-                dkeys[own].addcmul_(z, grad[:, None], value=-1.0)
-        return dz, None if ctx.symmetric else dkeys, None
+            of_rows.addcmul_((z if keys is None else keys)[own], grad[:, None], value=-1.0)
+            if of_keys is not None:
+                of_keys[own].addcmul_(z, grad[:, None], value=-1.0)
+        return of_rows, None if keys is None else of_keys, None
 
 
 def class_members(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -332,11 +362,13 @@ def class_sums(rows: Tensor, classes: Tensor, count: int, weights: Tensor | None
     wide = torch.float64 if len(rows) > 64 * count else rows.dtype
     sums = torch.zeros(count, rows.shape[1], dtype=wide, device=rows.device)
     for span in chunks(len(rows)):
-        part = rows[span].to(wide) if weights is None else rows[span].to(wide) * weights[span, None]
+        part = rows[span].to(wide)
+        if weights is not None:
+            part = part * weights[span, None]
         sums.index_add_(0, classes[span], part)
     return sums.to(rows.dtype)
 
 
-def chunks(count: int, size: int = 4096) -> list[slice]:
+def chunks(count: int, size: int = 1024) -> list[slice]:
     """Cut a long range, so that what is made of its rows stays small."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
