@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -128,7 +129,9 @@ def resident(field: str) -> int:
 def peak_of(job: dict[str, Any]) -> int:
     """Bytes that a fresh process takes for a job above its inputs."""
     command = [sys.executable, __file__, "--child", json.dumps(job | {"threads": torch.get_num_threads()})]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Freed blocks go back to the system at once, so that the peak is what is in use and not what the heap keeps.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"{job} ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
     return int(done.stdout)

@@ -391,6 +391,19 @@ def test_the_command_line_compares_and_leaves_tables_and_plots(
         assert word in err
 
 
+def test_an_interruption_at_the_command_line_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "compare", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", "digits", "--recipes", "decoupled"])
+    assert ended.value.code == 130
+    assert "--resume" in capsys.readouterr().err
+
+
 def test_names_are_never_read_as_markup() -> None:
     row = {"fraction": 1.0, "images": 9, "figure": "accuracy", "first": "a|b", "second": "<i>"}
     rows = report._markdown([["images", "recipe"], ["9", f"{row['first']} {row['second']}\nnew"]])

@@ -22,6 +22,7 @@ app = App(
     version=__version__,
     help="Teach a network what is near and what is far: from images to an embedding that you can search, classify with, "
     "measure, look at and ship.",
+    suppress_keyboard_interrupt=False,  # `main` says how to go on
 )
 data_app = App(name="data", help="List, fetch and check image sets.")
 app.command(data_app)

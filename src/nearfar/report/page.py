@@ -316,7 +316,7 @@ def _again(content: Content) -> str:
     return "\n".join(
         [
             f"<p>{lead}</p>",
-            block(f"{command}\n{content.command}", "Commands"),
+            block(f"{command}\n{content.command}", "Commands", "wrap"),
             f"<p>The whole recipe{'' if from_file else f', to be saved as {code(file)} and changed'}:</p>",
             block(reproduce.recipe_toml(config["recipe"]), "Recipe as TOML", "long"),
         ]

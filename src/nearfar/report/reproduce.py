@@ -74,8 +74,8 @@ def machine(device: str) -> dict[str, str]:
         "Python": platform.python_version(),
         "PyTorch": torch.__version__,
         "NumPy": numpy.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} in use",
+        "System": f"{platform.system()} {platform.machine()}",
+        "Processor": f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} in use",
     }
     if device.startswith("cuda"):
         about["GPU"] = torch.cuda.get_device_name(device)
