@@ -330,7 +330,9 @@ def test_an_index_of_another_model_is_refused(cli: Cli, run: Path, tmp_path: Pat
     refused(cli("evaluate", tmp_path / "run"), "index", "model")
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     before = contents(run)
 
     def full(handle: int) -> None:

@@ -49,7 +49,7 @@ def test_arrays_do_as_well_as_image_sets(model: nf.Embedder) -> None:
     assert again.classes_ == ("a", "b", "c")
     with pytest.raises(nf.InputError, match="y was given beside"):
         nf.Embedder(recipe=RECIPE).fit(images, names)
-    with pytest.raises(nf.InputError, match="119.*120"):
+    with pytest.raises(nf.InputError, match=r"119.*120"):
         nf.Embedder(recipe=RECIPE).fit(np.asarray(images.images), names[:119])
 
 
@@ -67,7 +67,7 @@ def test_parameters_clone_and_change_as_scikit_learn_expects() -> None:
     assert copied.set_params(seed=4).seed == 4
     assert copied.resolve().loss.params["temperature"] == 0.2
     assert repr(model) == "Embedder(seed=3, changes={'loss.temperature': 0.2})"  # what differs from the defaults
-    with pytest.raises(nf.InputError, match="sed.*seed"):
+    with pytest.raises(nf.InputError, match=r"sed.*seed"):
         copied.set_params(sed=4)
     with pytest.raises(nf.InputError, match="no model yet"):
         copied.transform(shapes(3))

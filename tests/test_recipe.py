@@ -14,7 +14,14 @@ from samples import TINY
 from nearfar.errors import InputError
 from nearfar.recipe import Recipe, load_recipe, parse_changes, recipe_names, recipe_text
 
-REFERENCE = {"cosine-pairs", "margin-plane", "siamese-verification", "fashion-contrastive", "fashion-cross-entropy", "decoupled"}
+REFERENCE = {
+    "cosine-pairs",
+    "margin-plane",
+    "siamese-verification",
+    "fashion-contrastive",
+    "fashion-cross-entropy",
+    "decoupled",
+}
 
 
 def test_every_recipe_reads_and_survives_a_round_trip() -> None:
@@ -98,11 +105,11 @@ def test_a_wrong_value_is_named_with_what_was_expected(change: dict[str, Any], w
 
 
 def test_unknown_recipes_and_sections_suggest_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="mnist-fats.*mnist-fast"):
+    with pytest.raises(InputError, match=r"mnist-fats.*mnist-fast"):
         load_recipe("mnist-fats")
     with pytest.raises(InputError, match="does not exist"):
         load_recipe(tmp_path / "none.toml")
-    with pytest.raises(InputError, match="'los'.*'loss'"):
+    with pytest.raises(InputError, match=r"'los'.*'loss'"):
         Recipe.from_dict({**TINY, "los": {}})
     without = copy.deepcopy(TINY)
     del without["loss"]
@@ -111,7 +118,7 @@ def test_unknown_recipes_and_sections_suggest_the_nearest(tmp_path: Path) -> Non
     (tmp_path / "bad.toml").write_text("[train\nepochs = 1")
     with pytest.raises(InputError, match="not valid TOML"):
         load_recipe(tmp_path / "bad.toml")
-    with pytest.raises(InputError, match="section.key=value"):
+    with pytest.raises(InputError, match=r"section.key=value"):
         parse_changes(["epochs"])
 
 

@@ -17,9 +17,10 @@ from nearfar.encoders import ENCODERS
 from nearfar.errors import InputError
 from nearfar.losses import LOSSES
 from nearfar.optim import build_optimizer, learning_rate, update_average
+from nearfar.parts import check
 from nearfar.progress import collapse_message, spread
 from nearfar.recipe import Recipe, TrainSection
-from nearfar.train import Fitted, check, fit, mix
+from nearfar.train import Fitted, fit, mix
 
 RECIPE = Recipe.from_dict(TINY)
 
@@ -233,9 +234,7 @@ def test_learning_rates_follow_their_closed_forms() -> None:
     assert [learning_rate(step, epoch, 0, 10) for epoch in (0, 6, 7, 13, 14)] == pytest.approx([1, 1, 0.3, 0.3, 0.09])
     falling = TrainSection(schedule="exponential", learning_rate=3e-4, factor=0.5, epochs=10)
     assert learning_rate(falling, 5, 50, 10) == pytest.approx(3e-4 * 0.5**0.5)
-    cycle = TrainSection(
-        schedule="one-cycle", learning_rate=2.0, epochs=2, warmup=0.25, start_factor=0.1, final_factor=0.01
-    )
+    cycle = TrainSection(schedule="one-cycle", learning_rate=2.0, epochs=2, warmup=0.25, start_factor=0.1, final_factor=0.01)
     rates = [learning_rate(cycle, number // 50, number, 50) for number in range(100)]
     assert rates[0] == pytest.approx(0.2)
     assert max(rates) == pytest.approx(2.0, rel=1e-3)

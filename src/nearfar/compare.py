@@ -25,12 +25,13 @@ from nearfar.errors import InputError
 from nearfar.evaluation.retrieval import rank_queries
 from nearfar.files import explain_os_errors, read_json, write_atomic, write_json
 from nearfar.inference import embed, find_device
+from nearfar.parts import check
 from nearfar.progress import Silent, Watcher, clock
 from nearfar.recipe import EvaluateSection, Recipe, load_recipe
 from nearfar.runs import free_folder
 from nearfar.search import NeighborIndex
 from nearfar.splits import Splits, cut, describe
-from nearfar.train import check, fit
+from nearfar.train import fit
 
 FORMAT = 1
 RESULT, QUERIES = "comparison.json", "queries"

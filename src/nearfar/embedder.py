@@ -18,10 +18,11 @@ from nearfar.data import ImageSet, load_images
 from nearfar.errors import InputError
 from nearfar.inference import embed, find_device
 from nearfar.params import Params
+from nearfar.parts import build_encoder_for, check
 from nearfar.progress import Watcher
 from nearfar.recipe import Recipe, load_recipe
 from nearfar.splits import cut
-from nearfar.train import build_encoder_for, check, fit, mix
+from nearfar.train import fit, mix
 
 
 class Embedder(Params):

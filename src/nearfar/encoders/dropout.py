@@ -13,9 +13,9 @@ _LEVELS = 1 << 16
 class Dropout(nn.Module):
     """Zero a share ``p`` of the elements and divide the others by 1 - p (Srivastava et al. 2014), in training only.
 
-    On a processor PyTorch draws one number after the other; here 16 bits an element come from NumPy's SFC64 (O'Neill 2018 compares it
-    well), seeded by one draw of PyTorch's generator, so `torch.manual_seed` decides them as ever. That rounds ``p`` to a multiple
-    of 2^-16 and takes about a tenth of the time.
+    On a processor PyTorch draws one number after the other; here 16 bits an element come from NumPy's SFC64, a small fast
+    chaotic generator, seeded by one draw of PyTorch's, so `torch.manual_seed` decides them as ever. That rounds ``p`` to a
+    multiple of 2^-16, and takes a fraction of the time.
     """
 
     def __init__(self, p: float) -> None:
