@@ -28,8 +28,8 @@ _LOG2E = math.log2(math.e)
 _NO_SHIFT = 60.0
 # In place of minus infinity, so that differences stay numbers.
 _FLOOR = -1e30
-# Pairs up to which the whole matrix is quicker, about a batch of 360.
-_SMALL = 1 << 17
+# Pairs up to which the whole matrix is quicker: a batch of 256.
+_SMALL = 1 << 16
 
 
 class Tiled:

@@ -43,6 +43,7 @@ class Tile:
     twin: bool  # stands for the tile across the diagonal too
     skip: Tensor | None  # bool [R, C], true where a pair does not count
     own: tuple[Tensor, Tensor] | None  # where rows meet themselves
+    whole: bool  # of the usual size, not a part of a tile
 
     def hide(self, values: Tensor, value: float) -> Tensor:
         """Overwrite the pairs that do not count, in place."""
@@ -80,12 +81,13 @@ class Layout:
         self.symmetric = batch.symmetric
         self.size = tile_size(device)
         several = max(len(batch.z), len(batch.keys)) > self.size
-        self.order = _order(batch.labels) if by_label and several else None
+        self._ascending = by_label and several
+        self.order = _order(batch.labels) if self._ascending else None
         self.labels = batch.labels if self.order is None else batch.labels[self.order]
         if self.symmetric:
             self.key_order, self.key_labels = self.order, self.labels
         else:
-            self.key_order = _order(batch.key_labels) if by_label and several else None
+            self.key_order = _order(batch.key_labels) if self._ascending else None
             self.key_labels = batch.key_labels if self.key_order is None else batch.key_labels[self.key_order]
         self.own: Tensor | None = None  # [B], the place of each row among the keys
         if batch.offset is not None:
@@ -132,20 +134,31 @@ class Layout:
                 alike = rows.low == rows.high == cols.low == cols.high
                 if (relation is Relation.NEGATIVES and alike) or (relation is Relation.POSITIVES and apart):
                     continue
+                near_rows, near_cols = rows, cols
+                if relation is Relation.POSITIVES and self._ascending and rows is not cols:
+                    # Only the labels that both have: most often the one class that lies across the border.
+                    low, high = max(rows.low, cols.low), min(rows.high, cols.high)
+                    near_rows, near_cols = _within(rows, self.labels, low, high), _within(cols, self.key_labels, low, high)
+                    alike = low == high
+                    if near_rows.start == near_rows.stop or near_cols.start == near_cols.stop:
+                        continue
                 if z_rows is None or scaled is None:
                     z_rows = _take(z, self.order, rows.span)
                     scaled = z_rows * scale
-                key_rows = z_rows if self.symmetric and rows is cols else _take(keys, self.key_order, cols.span)
-                scores = product(scaled, key_rows.T)
+                whole = near_rows is rows
+                part = slice(near_rows.start - rows.start, near_rows.stop - rows.start)
+                key_rows = z_rows if self.symmetric and rows is cols else _take(keys, self.key_order, near_cols.span)
+                scores = product(scaled[part], key_rows.T, usual=whole)
                 skip = None
                 if relation is not Relation.OTHERS and not apart and not alike:
                     if mask is None:
                         mask = torch.empty(self.size * self.size, dtype=torch.bool, device=z.device)
                     skip = mask[: scores.numel()].view(scores.shape)
                     compare = torch.eq if relation is Relation.NEGATIVES else torch.ne
-                    compare(self.labels[rows.span, None], self.key_labels[None, cols.span], out=skip)
-                own = None if relation is Relation.NEGATIVES else self._own(rows, cols)
-                yield Tile(rows.span, cols.span, scores, z_rows, key_rows, twins and rows is not cols, skip, own)
+                    compare(self.labels[near_rows.span, None], self.key_labels[None, near_cols.span], out=skip)
+                own = None if relation is Relation.NEGATIVES else self._own(near_rows, near_cols)
+                twin = twins and rows is not cols
+                yield Tile(near_rows.span, near_cols.span, scores, z_rows[part], key_rows, twin, skip, own, whole)
 
     def _own(self, rows: _Block, cols: _Block) -> tuple[Tensor, Tensor] | None:
         if self.own is None or (self.symmetric and rows is not cols):
@@ -180,9 +193,9 @@ class Layout:
         """
         for tile in self.tiles(z, keys, relation, scale, twins=twins):
             weights = weigh(tile)
-            _give(of_rows, self.order, tile.rows, product(weights, tile.keys))
+            _give(of_rows, self.order, tile.rows, product(weights, tile.keys, usual=tile.whole))
             if of_keys is not None and (tile.twin or not twins):
-                _give(of_keys, self.key_order, tile.cols, product(weights.T, tile.z))
+                _give(of_keys, self.key_order, tile.cols, product(weights.T, tile.z, usual=tile.whole))
 
     def row_places(self, span: slice = slice(None)) -> Tensor:
         """Where rows of the layout stand in the batch."""
@@ -207,6 +220,13 @@ def _order(labels: Tensor) -> Tensor | None:
     return labels.argsort()
 
 
+def _within(block: _Block, labels: Tensor, low: int, high: int) -> _Block:
+    """The part of a block whose labels lie in low..high; they ascend."""
+    part = labels[block.span]
+    first, last = int(torch.searchsorted(part, low)), int(torch.searchsorted(part, high, right=True))
+    return _Block(block.start + first, block.start + last, low, high)
+
+
 def _take(rows: Tensor, order: Tensor | None, span: slice) -> Tensor:
     return rows[span] if order is None else rows.index_select(0, order[span])
 
@@ -219,16 +239,19 @@ def _give(target: Tensor, order: Tensor | None, span: slice, rows: Tensor) -> No
         target.index_add_(0, order[span], rows)
 
 
-def product(left: Tensor, right: Tensor) -> Tensor:
+def product(left: Tensor, right: Tensor, *, usual: bool = True) -> Tensor:
     """``left @ right`` of two tiles, by the quickest exact way.
 
     Where PyTorch's BLAS is MKL and the processor not Intel's, it leaves half of AVX-512 unused; oneDNN, which PyTorch
-    brings too, does not. The choice depends on the build and the type alone, so that results can be repeated.
+    brings too, does not. It needs some time for every new shape, so that it is for ``usual`` ones. The choice depends on
+    build, type and shape alone, so that results can be repeated.
     """
-    if _ONEDNN is not None and left.dtype == torch.float32 and left.device.type == "cpu" and torch.backends.mkldnn.enabled:
-        result: Tensor = _ONEDNN(left, right.T, None, "none", [], "")
-        return result
-    return left @ right
+    if _ONEDNN is None or not usual or left.dtype != torch.float32 or left.device.type != "cpu":
+        return left @ right
+    if not torch.backends.mkldnn.enabled:
+        return left @ right
+    result: Tensor = _ONEDNN(left, right.T, None, "none", [], "")
+    return result
 
 
 def _onednn() -> Callable[..., Tensor] | None:

@@ -24,6 +24,7 @@ from nearfar.evaluation.classification import classification_figures
 from nearfar.evaluation.figures import finite
 from nearfar.evaluation.retrieval import rank_queries, summarize
 from nearfar.evaluation.verification import draw_pairs, pair_distances, verification_figures
+from nearfar.plots import sample_rows
 from nearfar.search import NeighborIndex
 from nearfar.search.vectors import Metric
 
@@ -35,6 +36,9 @@ MOST_NUMBERS = 1024
 
 MOST_GALLERY = 100_000
 """Images beyond which baselines would take longer than all the rest of a report together."""
+
+MOST_QUERIES = 2500
+"""Queries of a separate gallery that baselines are measured on at most, classes in proportion; the intervals say how sure that is."""
 
 _BLOCK = 4096
 
@@ -70,7 +74,7 @@ def measure_baselines(
         terms: how to measure.
 
     Returns:
-        For each of the two: ``dimensions, metric, size`` (height and width of the images that the numbers are of),
+        For each of the two: ``dimensions, metric, size`` (height and width of the images that the numbers are of), ``queries``,
         ``classification, retrieval, verification`` (AUROC and equal error rate), ``confidence`` and ``seconds``.
 
     Raises:
@@ -78,6 +82,9 @@ def measure_baselines(
     """
     if len(gallery) > MOST_GALLERY:
         raise InputError(f"the gallery has {len(gallery):,} images, and baselines are measured on at most {MOST_GALLERY:,}")
+    if not terms.same and len(queries) > MOST_QUERIES:
+        rows = sample_rows(labels, MOST_QUERIES, terms.seed)
+        queries, labels = queries.subset(rows), labels[rows]
     terms = dataclasses.replace(terms, metric="euclidean" if terms.metric == "euclidean" else "cosine")
     size = reduced_size(gallery.channels, gallery.size)
     started = time.perf_counter()
@@ -89,7 +96,7 @@ def measure_baselines(
             mean, axes = principal_axes(known, dimensions)
             projected = project(known, mean, axes)
             known, asked = projected, projected if terms.same else project(asked, mean, axes)
-        about = {"dimensions": known.shape[1], "metric": terms.metric, "size": list(size)}
+        about = {"dimensions": known.shape[1], "metric": terms.metric, "size": list(size), "queries": len(queries)}
         figures = _measure(without_zeros(known), gallery_labels, without_zeros(asked), labels, terms)
         now = time.perf_counter()
         tree[name] = finite({**about, **figures, "seconds": now - started})

@@ -210,9 +210,11 @@ def _figures(content: Content) -> str:
         rule = ""
         if shown["size"] != content.config["input"]["size"]:
             rule = f" For these, images are averaged down to {shown['size'][0]} x {shown['size'][1]} pixels."
+        few = shown["queries"] < data["queries"]
+        asked = f"the same gallery and {shown['queries']:,} of the queries" if few else "the same gallery and queries"
         by = "" if shown["metric"] == data["metric"] else f" They are compared by {shown['metric']}."
         parts.append(
-            "<p>Beside them stands what the same search finds without any training, with the same gallery and queries: "
+            f"<p>Beside them stands what the same search finds without any training, with {asked}: "
             f"among as many principal components of the pixels as the embedding has numbers ({shown['dimensions']:,}), "
             f"and among the pixels themselves ({baselines['pixels']['dimensions']:,} numbers).{rule}{by}</p>"
         )
