@@ -41,7 +41,7 @@ from nearfar.report.baselines import (
 )
 from nearfar.report.gather import answer, gallery_images, mean_cosines, sample_pairs
 from nearfar.report.pictures import Album
-from nearfar.report.reproduce import recipe_file, recipe_toml, train_command
+from nearfar.reproduce import recipe_file, recipe_toml, train_command
 
 EVIL = "<script>alert(1)</script>"
 CLASSES = (EVIL, 'b & "c"', "\u202eplain</td>")

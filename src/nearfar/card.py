@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from nearfar import runs
 from nearfar.files import read_json, write_text
+from nearfar.reproduce import recipe_file, recipe_toml, train_command
 
 _ROWS = (
     ("classification", "accuracy", "{k}-nearest-neighbour accuracy"),
@@ -56,6 +56,7 @@ def card(config: dict[str, Any], metrics: dict[str, Any] | None) -> str:
         "",
     ]
     lines += _figures(metrics) if metrics else ["Not evaluated yet: `nearfar evaluate` adds the figures.", ""]
+    command, from_file = train_command(config, "RUN")
     lines += [
         "## How to use it",
         "",
@@ -72,17 +73,13 @@ def card(config: dict[str, Any], metrics: dict[str, Any] | None) -> str:
         "## How to make it again",
         "",
         "```bash",
-        f"nearfar train {_shell(data.get('source', 'DATA'))} --recipe recipe.toml --seed {config['seed']}"
-        + (f" --from {_shell(config['start'].get('run'))}" if isinstance(config.get("start"), dict) else ""),
-        "```",
-        "",
-        "where the recipe holds what `config.json` says under `recipe`:",
-        "",
-        "```json",
-        json.dumps(recipe, ensure_ascii=False).replace("```", "'''"),
+        command.replace("`", "'"),
         "```",
         "",
     ]
+    if from_file:
+        text = recipe_toml(recipe).replace("```", "'''")
+        lines += [f"with this recipe in {_code(recipe_file(recipe))}:", "", "```toml", text.rstrip(), "```", ""]
     return "\n".join(lines)
 
 
@@ -132,9 +129,3 @@ def _plain(text: Any) -> str:
 
 def _code(text: Any) -> str:
     return "`" + " ".join(str(text).replace("`", "'").split()) + "`"
-
-
-def _shell(text: Any) -> str:
-    import shlex
-
-    return shlex.quote(" ".join(str(text).replace("`", "'").split()))

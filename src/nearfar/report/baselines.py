@@ -38,7 +38,7 @@ MOST_GALLERY = 100_000
 """Images beyond which baselines would take longer than all the rest of a report together."""
 
 MOST_QUERIES = 2500
-"""Queries of a separate gallery that baselines are measured on at most, classes in proportion; the intervals say how sure that is."""
+"""Queries that baselines are measured on at most, classes in proportion, where the gallery is apart from them."""
 
 _BLOCK = 4096
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nearfar.report import reproduce, tables
+from nearfar import reproduce
+from nearfar.report import tables
 from nearfar.report.markup import block, code, facts, name, picture, table, text, thumbnail
 from nearfar.report.pictures import Album
 

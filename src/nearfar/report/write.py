@@ -20,7 +20,7 @@ from nearfar.report.baselines import Terms, measure_baselines
 from nearfar.report.gather import Answers, answer, gallery_images
 from nearfar.report.page import Content, Mistake, render
 from nearfar.report.pictures import GROUPS, MISTAKES, Album, draw_plots
-from nearfar.report.reproduce import machine
+from nearfar.reproduce import machine
 
 REPORT = "report.html"
 
