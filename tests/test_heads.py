@@ -173,6 +173,9 @@ def test_a_run_folder_is_resumed_without_naming_its_start_again(base: Path, tmp_
                 if row["epoch"] == 2:
                     raise KeyboardInterrupt
 
+            def note(self, message: str) -> None:
+                pass
+
             def warn(self, message: str) -> None:
                 pass
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ RECIPE = Recipe.from_dict(TINY)
 
 
 class Recorder:
-    """A watcher that keeps what it is told, and may send itself a signal after some steps."""
+    """A watcher that keeps what it is told."""
 
-    def __init__(self, interrupt: int | None = None) -> None:
+    def __init__(self) -> None:
         self.warnings: list[str] = []
+        self.notes: list[str] = []
         self.rows: list[dict[str, Any]] = []
 
     def step(self, *values: Any) -> None:
@@ -37,6 +39,9 @@ class Recorder:
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         self.rows.append(row)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
@@ -267,3 +272,32 @@ def test_seeds_of_steps_do_not_repeat() -> None:
     seeds = {mix(seed, number) for seed in range(20) for number in range(2000)}
     assert len(seeds) == 20 * 2000
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("kind", ["shuffle", "pairs"])
+def test_chunks_give_the_weights_of_the_whole_batch(small: ImageSet, kind: str) -> None:
+    loss = "contrastive" if kind == "pairs" else "supcon"
+    recipe = RECIPE.with_changes({"sampling.kind": kind, "loss.kind": loss, "train.optimizer": "sgd"})
+    whole, chunked = fit(recipe, small), fit(recipe.with_changes({"train.chunk": 7}), small)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(chunked)[name], value, rtol=1e-5, atol=1e-6)
+    assert [row["loss"] for row in chunked.history] == pytest.approx([row["loss"] for row in whole.history], rel=1e-5)
+
+
+def test_chunks_resume_to_the_same_bits_with_dropout_and_batch_norm(tmp_path: Path) -> None:
+    tree = {**TINY, "encoder": {"kind": "conv5", "dim": 8, "dropout": 0.5}, "data": {"size": [16, 16], "channels": 1}}
+    recipe, images, path = (
+        Recipe.from_dict(tree).with_changes({"train.chunk": 8}),
+        shapes(60, size=16),
+        tmp_path / "c.safetensors",
+    )
+    whole = fit(recipe, images, seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(_interrupted(recipe, 3), images, seed=1, checkpoint=path)
+    assert same_bits(whole, fit(recipe, images, seed=1, checkpoint=path, resume=True))
+
+
+def test_the_memory_of_a_step_is_said_before_it_starts(small: ImageSet) -> None:
+    fit(RECIPE, small, watcher=(recorder := Recorder()))
+    assert len(recorder.notes) == 1
+    assert re.match(r"a step needs about [\d.]+ MiB \(weights and optimiser .* 30 images .* are free$", recorder.notes[0])

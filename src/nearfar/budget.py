@@ -30,6 +30,9 @@ class Stopwatch:
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         self._mark(row["epoch"])
 
+    def note(self, message: str) -> None:
+        pass
+
     def warn(self, message: str) -> None:
         pass
 

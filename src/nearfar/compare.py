@@ -247,7 +247,7 @@ class Images:
 
 
 class Steps:
-    """A `Watcher` that hands on the steps and the warnings of one training, but not its epochs."""
+    """A `Watcher` that hands on the steps and the warnings of one training, but not its epochs and notes."""
 
     def __init__(self, watcher: Watcher, about: str) -> None:
         self.watcher, self.about = watcher, about
@@ -256,6 +256,9 @@ class Steps:
         self.watcher.step(epoch, epochs, step, steps, loss, rate, left)
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
+        pass
+
+    def note(self, message: str) -> None:
         pass
 
     def warn(self, message: str) -> None:

@@ -20,6 +20,9 @@ class Watcher(Protocol):
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         """After every epoch: the row of history.jsonl."""
 
+    def note(self, message: str) -> None:
+        """Something worth knowing before it starts."""
+
     def warn(self, message: str) -> None:
         """Something looks wrong, with what to try."""
 
@@ -31,6 +34,9 @@ class Silent:
         pass
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
+        pass
+
+    def note(self, message: str) -> None:
         pass
 
     def warn(self, message: str) -> None:

@@ -87,6 +87,7 @@ class TrainSection:
     final_factor: float = 0.0001  # one-cycle: last rate over the highest
     average: float = 0.0  # decay per step of the exponential moving average of the weights; 0: none
     clip: float = 0.0  # largest norm of the gradient; 0: not clipped
+    chunk: int = 0  # images that pass through the encoder at once (gradient caching); 0: the whole batch
     precision: Literal["auto", "float32", "bfloat16"] = "float32"  # of the encoder's arithmetic; auto measures
     checkpoint_seconds: float = 60.0  # a checkpoint at least this often, besides every epoch's end
 
@@ -101,6 +102,7 @@ class TrainSection:
             _check(f"train.{name}", getattr(self, name), getattr(self, name) > 0, "a positive number")
         _check("train.warmup", self.warmup, 0 <= self.warmup <= 1, "a share from 0 to 1")
         _check("train.average", self.average, 0 <= self.average < 1, "from 0 (none) up to, not including, 1")
+        _check("train.chunk", self.chunk, self.chunk >= 0, "zero (the whole batch) or a positive number of images")
         _check("train.clip", self.clip, self.clip >= 0, "zero (none) or a positive number")
         _check("train.checkpoint_seconds", self.checkpoint_seconds, self.checkpoint_seconds > 0, "a positive number")
 

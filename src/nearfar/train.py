@@ -24,8 +24,11 @@ from nearfar.augment import Augment, normalize
 from nearfar.checkpoint import load_checkpoint, save_checkpoint
 from nearfar.data import ImageSet
 from nearfar.errors import InputError
+from nearfar.gradcache import cached_step
 from nearfar.heads import Head, HeadLoss
 from nearfar.inference import embed as embed_all
+from nearfar.losses import Loss
+from nearfar.memory import step_memory
 from nearfar.optim import build_optimizer, fastest_precision, learning_rate, update_average
 from nearfar.parts import begin_encoder, build, build_loss, build_sampler, first_batch, training_labels
 from nearfar.progress import Silent, Speed, Watcher, collapse_message, spread
@@ -134,11 +137,32 @@ def fit(
     def embed(batch: Batch) -> Tensor:
         if points is not None:
             return points[torch.from_numpy(batch.rows).to(device)]
+        return forward(look(batch))
+
+    def look(batch: Batch) -> Tensor:
         chosen = batch.rows if batch.partners is None else np.concatenate([batch.rows, batch.partners])
-        pixels = augment(torch.from_numpy(train.images[chosen]), generator).to(device)
+        return augment(torch.from_numpy(train.images[chosen]), generator).to(device)
+
+    def forward(pixels: Tensor) -> Tensor:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=position.precision == "bfloat16"):
             z: Tensor = encoder(normalize(pixels, mean, std, channels_last=True))
         return z.float()
+
+    def learn(batch: Batch) -> tuple[Tensor, Tensor]:
+        optimizer.zero_grad()
+        if points is None and 0 < recipe.train.chunk < images:
+            kept: list[Tensor] = []
+
+            def compare_all(z: Tensor) -> Tensor:
+                kept.append(z)
+                return compare(z, batch)
+
+            value = cached_step(forward, look(batch).split(recipe.train.chunk), compare_all, encoder=encoder)
+            return value, kept[0].detach()
+        z = embed(batch)
+        value = compare(z, batch)
+        value.backward()
+        return value, z
 
     def compare(z: Tensor, batch: Batch) -> Tensor:
         if batch.partners is None or batch.same is None:
@@ -148,6 +172,9 @@ def fit(
             value = loss.pairs(a, b, torch.from_numpy(batch.same).to(device))  # type: ignore[operator]
         return value
 
+    images = sampler.epoch(0).batch_size * (2 if recipe.sampling.kind == "pairs" else 1)
+    if points is None:
+        watcher.note(_memory_line(recipe, encoder, loss, forward, first_batch(recipe, train).to(device), images, len(classes)))
     with torch.random.fork_rng(devices=[]), deferred_interrupts() as interrupted:
         for epoch in range(position.epoch, epochs):
             plan = sampler.epoch(epoch)
@@ -163,10 +190,7 @@ def fit(
 
                 batch = plan.batch(number)
                 with _where(epoch, step, checkpoint):
-                    z = embed(batch)
-                    value = compare(z, batch)
-                    optimizer.zero_grad()
-                    value.backward()
+                    value, z = learn(batch)
                 if recipe.train.clip:
                     nn.utils.clip_grad_norm_(learned, recipe.train.clip)
                 optimizer.step()
@@ -274,3 +298,27 @@ def _finite(loss: float, epoch: int, step: int, recipe: Recipe, checkpoint: Path
 
 def _kept(checkpoint: Path | None) -> str:
     return f"; the last whole checkpoint is {checkpoint}" if checkpoint is not None and checkpoint.exists() else ""
+
+
+def _memory_line(
+    recipe: Recipe,
+    encoder: nn.Module,
+    loss: Loss,
+    forward: Callable[[Tensor], Tensor],
+    pixels: Tensor,
+    images: int,
+    classes: int,
+) -> str:
+    """What a step will need, in one line."""
+
+    def compare(z: Tensor) -> Tensor:
+        places = torch.arange(len(z) // (2 if recipe.sampling.kind == "pairs" else 1), device=z.device)
+        if recipe.sampling.kind == "pairs":
+            value: Tensor = loss.pairs(*z[: 2 * len(places)].chunk(2), places % 2 == 0)  # type: ignore[operator]
+            return value
+        return loss(z, places % classes)
+
+    chunk = min(recipe.train.chunk or images, images)
+    copies = 1 if recipe.train.optimizer == "sgd" else 2
+    memory = step_memory(encoder, forward, compare, pixels, images=images, chunk=chunk, copies=copies)
+    return memory.describe(images, chunk)

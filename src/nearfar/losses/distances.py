@@ -85,6 +85,7 @@ class _NegativeHinges(torch.autograd.Function):
         if not len(keys):
             return total
         given_z, given_keys = z, keys
+        row_places, key_places = layout.row_places(), layout.key_places()
         z, keys = _centred(z, keys)
         lengths, key_lengths = _lengths(z, keys, layout)
         for tile in layout.tiles(z, keys, Relation.NEGATIVES, -2.0, twins=layout.symmetric):
@@ -95,8 +96,9 @@ class _NegativeHinges(torch.autograd.Function):
                 hinge.square_()
             if near is not None:
                 hinge[near] = 0.0
-                for rows, cols in _near_places(near, tile, layout):
-                    apart = torch.linalg.vector_norm(given_z[rows] - given_keys[cols], dim=1)
+                for rows, cols in _places(near, tile):
+                    steps = given_z[row_places[rows]] - given_keys[key_places[cols]]
+                    apart = torch.linalg.vector_norm(steps, dim=1)
                     total += (margin - apart).clamp_min_(0.0).square_().sum() * times
             total += tile.hide(hinge, 0.0).sum() * times
         return total
@@ -109,12 +111,14 @@ class _NegativeHinges(torch.autograd.Function):
         if not len(keys):
             return torch.zeros_like(z), torch.zeros_like(keys), None, None, None
         given_z, given_keys = z, keys
+        row_places, key_places = layout.row_places(), layout.key_places()
         z, keys = _centred(z, keys)
         lengths, key_lengths = _lengths(z, keys, layout)
         twins = layout.symmetric
         by_row = torch.zeros_like(lengths)
         by_key = by_row if layout.symmetric else torch.zeros_like(key_lengths)
-        dz, dkeys = layout.targets(z, keys, for_keys=ctx.needs_input_grad[1])
+        dz = torch.zeros_like(z)
+        dkeys = dz if layout.symmetric else torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
         # The gradient of f(d^2) is 2 f' (a - b); twins and tiles on the diagonal hold every pair in both orders.
         factor = (2.0 * grad * (2.0 if twins else 1.0)).to(z.dtype)
 
@@ -125,28 +129,29 @@ class _NegativeHinges(torch.autograd.Function):
             else:
                 apart = squares.clamp_min_(0.0).sqrt_()
                 weights = (apart - margin).clamp_max_(0.0).div_(apart)
-            for_keys = dkeys is not None and (tile.twin or not twins)
+            of_keys = dkeys if tile.twin or not twins else None
             if near is not None:
                 weights[near] = 0.0
-                for rows, cols in _near_places(near, tile, layout):
-                    step = given_z[rows] - given_keys[cols]
+                for rows, cols in _places(near, tile):
+                    step = given_z[row_places[rows]] - given_keys[key_places[cols]]
                     length = torch.linalg.vector_norm(step, dim=1)
                     pull = torch.where(length > 0, (length - margin).clamp_max_(0.0) / length, 0.0) * factor
                     step *= pull[:, None]
                     dz.index_add_(0, rows, step)
-                    if for_keys:
-                        dkeys.index_add_(0, cols, step, alpha=-1.0)
+                    if of_keys is not None:
+                        of_keys.index_add_(0, cols, step, alpha=-1.0)
             weights = tile.hide(weights, 0.0).mul_(factor)
             by_row[tile.rows] += weights.sum(1)
-            if for_keys:
+            if of_keys is not None:
                 by_key[tile.cols] += weights.sum(0)
             return weights.neg_()
 
         with torch.autocast(device_type=z.device.type, enabled=False):
             layout.push(z, keys, dz, dkeys, Relation.NEGATIVES, -2.0, weigh, twins=twins)
-        _add_scaled(dz, z, by_row, layout.row_places())
+        layout.restore(dz, dkeys)
+        _add_scaled(dz, z, by_row, row_places)
         if dkeys is not None and not layout.symmetric:
-            _add_scaled(dkeys, keys, by_key, layout.key_places())
+            _add_scaled(dkeys, keys, by_key, key_places)
         return dz, None if layout.symmetric else dkeys, None, None, None
 
 
@@ -177,11 +182,10 @@ def _squares(tile: Tile, lengths: Tensor, key_lengths: Tensor, *, mend: bool) ->
     return squares, near if bool(near.any()) else None
 
 
-def _near_places(near: Tensor, tile: Tile, layout: Layout) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows and keys of the near pairs of a tile, some thousand at a time, since each will be a row of differences."""
-    rows, keys = layout.row_places(tile.rows), layout.key_places(tile.cols)
+def _places(near: Tensor, tile: Tile) -> Iterator[tuple[Tensor, Tensor]]:
+    """Where the near pairs of a tile stand in the layout, some thousand at a time: each will be a row of differences."""
     for part in near.nonzero().split(4096):
-        yield rows[part[:, 0]], keys[part[:, 1]]
+        yield part[:, 0] + tile.rows.start, part[:, 1] + tile.cols.start
 
 
 def _add_scaled(target: Tensor, rows: Tensor, factors: Tensor, places: Tensor) -> None:

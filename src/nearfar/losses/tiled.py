@@ -46,7 +46,7 @@ class Tiled:
     def __init__(self, batch: Batch, *, by_label: bool) -> None:
         self._batch = batch
         self._layout = Layout(batch, by_label=by_label)
-        self._z, self._keys = batch.z, None if batch.symmetric else batch.keys
+        self._z, self._keys = _Enter.apply(batch.z, None if batch.symmetric else batch.keys, self._layout)
         self.positives = self._layout.positives
         self.negatives = self._layout.negatives
 
@@ -64,8 +64,7 @@ class Tiled:
 
     def positive_sums(self) -> Tensor:
         """For each row, the sum of its similarities to its positives, ``[B]``: one product with the sum of its class."""
-        sums = self._apply(_PositiveSums, self._batch)
-        return sums if self._layout.order is None else sums[self._layout.order]
+        return self._apply(_PositiveSums, self._batch, self._layout)
 
     def positive_softplus(self, against: Tensor, temperature: float) -> Tensor:
         """The sum of log(1 + e^(against_i - s_ip/temperature)) over the positive pairs, a scalar.
@@ -123,6 +122,23 @@ def _targets(ctx: Any, z: Tensor, keys: Tensor | None, dz: Tensor | None, dkeys:
     if not ctx.needs_input_grad[1]:
         return of_rows, None
     return of_rows, torch.zeros_like(keys) if dkeys is None else dkeys
+
+
+class _Enter(torch.autograd.Function):
+    """Hands the rows on as they are; their gradient comes back in the order of the layout."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, keys: Tensor | None, layout: Layout) -> tuple[Tensor, Tensor | None]:
+        ctx.layout = layout
+        ctx.set_materialize_grads(False)
+        return z.view_as(z), None if keys is None else keys.view_as(keys)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dz: Tensor | None, dkeys: Tensor | None) -> Gradients:
+        if dz is not None:
+            ctx.layout.restore(dz, dkeys)
+        return dz, dkeys, None
 
 
 class _LogSumExp(torch.autograd.Function):
@@ -297,16 +313,16 @@ def _hidden(values: Tensor, tile: Tile) -> Tensor:
 
 def positive_sums(batch: Batch) -> Tensor:
     """For each row, the sum of its products with its positives, ``[B]``, in the order of the batch; rows of any length."""
-    result: Tensor = _PositiveSums.apply(batch.z, None if batch.symmetric else batch.keys, batch)[0]
+    result: Tensor = _PositiveSums.apply(batch.z, None if batch.symmetric else batch.keys, batch, None)[0]
     return result
 
 
 class _PositiveSums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, keys: Tensor | None, batch: Batch) -> Rows:
+    def forward(ctx: Any, z: Tensor, keys: Tensor | None, batch: Batch, layout: Layout | None) -> Rows:
         ctx.save_for_backward(z, keys)
         ctx.set_materialize_grads(False)
-        ctx.offset, ctx.centres = batch.offset, None
+        ctx.offset, ctx.layout, ctx.centres = batch.offset, layout, None
         other = z if keys is None else keys
         sums = z.new_zeros(len(z))
         if len(other):
@@ -317,7 +333,7 @@ class _PositiveSums(torch.autograd.Function):
             sums.mul_(ctx.known)
             if batch.offset is not None:
                 sums -= torch.linalg.vecdot(z, other[batch.offset : batch.offset + len(z)])
-        return _result(sums, z, keys)
+        return _result(sums if layout is None else sums[layout.row_places()], z, keys)
 
     @staticmethod
     @once_differentiable
@@ -325,20 +341,30 @@ class _PositiveSums(torch.autograd.Function):
         z, keys = ctx.saved_tensors
         of_rows, of_keys = _targets(ctx, z, keys, dz, dkeys)
         if ctx.centres is None or grad is None:
-            return of_rows, None if keys is None else of_keys, None
-        counted = grad * ctx.known
+            return of_rows, None if keys is None else of_keys, None, None
+        other = z if keys is None else keys
+        places, key_places = torch.arange(len(z), device=z.device), torch.arange(len(other), device=z.device)
+        if ctx.layout is not None:
+            places, key_places = ctx.layout.row_places(), ctx.layout.key_places()
+        by_row = torch.empty_like(grad)
+        by_row[places] = grad
+        counted = by_row * ctx.known
         for span in chunks(len(z)):
-            of_rows[span].addcmul_(ctx.centres[ctx.own_class[span]], counted[span, None])
+            rows = places[span]
+            of_rows[span].addcmul_(ctx.centres[ctx.own_class[rows]], counted[rows, None])
+            if ctx.offset is not None:
+                of_rows[span].addcmul_(other[rows + ctx.offset], grad[span, None], value=-1.0)
         if of_keys is not None:
             pulls = class_sums(z, ctx.own_class, len(ctx.centres), counted)
-            for span in chunks(len(of_keys)):
-                of_keys[span] += pulls[ctx.members[span]]
-        if ctx.offset is not None:
-            own = slice(ctx.offset, ctx.offset + len(z))
-            of_rows.addcmul_((z if keys is None else keys)[own], grad[:, None], value=-1.0)
-            if of_keys is not None:
-                of_keys[own].addcmul_(z, grad[:, None], value=-1.0)
-        return of_rows, None if keys is None else of_keys, None
+            for span in chunks(len(other)):
+                columns = key_places[span]
+                of_keys[span] += pulls[ctx.members[columns]]
+                if ctx.offset is not None:
+                    own = columns - ctx.offset
+                    among = (own >= 0) & (own < len(z))
+                    own = own.clamp(0, len(z) - 1)
+                    of_keys[span].addcmul_(z[own], (by_row[own] * among)[:, None], value=-1.0)
+        return of_rows, None if keys is None else of_keys, None, None
 
 
 def class_members(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -170,11 +170,6 @@ class Layout:
         inside = ((places >= 0) & (places < cols.stop - cols.start)).nonzero()[:, 0]
         return (inside, places[inside]) if len(inside) else None
 
-    def targets(self, z: Tensor, keys: Tensor, *, for_keys: bool) -> tuple[Tensor, Tensor | None]:
-        """Zeros for the gradients of rows and keys: one and the same where the batch is compared with itself."""
-        of_rows = torch.zeros_like(z)
-        return of_rows, of_rows if self.symmetric else torch.zeros_like(keys) if for_keys else None
-
     def push(
         self,
         z: Tensor,
@@ -187,30 +182,30 @@ class Layout:
         *,
         twins: bool,
     ) -> None:
-        """Carry the gradient of the similarities back to the rows and the keys: add it to ``targets``.
+        """Carry the gradient of the similarities back: add it to that of the rows and, if there is one, of the keys.
 
-        ``weigh(tile)`` returns the gradient of each s_ij in it, and with ``twins`` that of s_ij plus that of s_ji.
+        Both gradients stand in the order of the layout (see :meth:`restore`), and are one where the batch is compared with
+        itself. ``weigh(tile)`` returns the gradient of each s_ij in it, and with ``twins`` that of s_ij plus that of s_ji.
         """
         for tile in self.tiles(z, keys, relation, scale, twins=twins):
             weights = weigh(tile)
-            _give(of_rows, self.order, tile.rows, product(weights, tile.keys, usual=tile.whole))
+            of_rows[tile.rows] += product(weights, tile.keys, usual=tile.whole)
             if of_keys is not None and (tile.twin or not twins):
-                _give(of_keys, self.key_order, tile.cols, product(weights.T, tile.z, usual=tile.whole))
+                of_keys[tile.cols] += product(weights.T, tile.z, usual=tile.whole)
 
-    def row_places(self, span: slice = slice(None)) -> Tensor:
-        """Where rows of the layout stand in the batch."""
-        return _places(self.order, self.labels, span)
+    def restore(self, of_rows: Tensor, of_keys: Tensor | None) -> None:
+        """Bring gradients from the order of the layout to that of the batch, in place."""
+        _restore(of_rows, self.order)
+        if of_keys is not None and of_keys is not of_rows:
+            _restore(of_keys, self.key_order)
 
-    def key_places(self, span: slice = slice(None)) -> Tensor:
-        """Where keys of the layout stand among the keys."""
-        return _places(self.key_order, self.key_labels, span)
+    def row_places(self) -> Tensor:
+        """Where the rows of the layout stand in the batch, ``[B]``."""
+        return torch.arange(len(self.labels), device=self.labels.device) if self.order is None else self.order
 
-
-def _places(order: Tensor | None, labels: Tensor, span: slice) -> Tensor:
-    if order is not None:
-        return order[span]
-    places = range(len(labels))[span]
-    return torch.arange(places.start, places.stop, device=labels.device)
+    def key_places(self) -> Tensor:
+        """Where the keys of the layout stand among the keys, ``[K]``."""
+        return torch.arange(len(self.key_labels), device=self.labels.device) if self.key_order is None else self.key_order
 
 
 def _order(labels: Tensor) -> Tensor | None:
@@ -231,12 +226,13 @@ def _take(rows: Tensor, order: Tensor | None, span: slice) -> Tensor:
     return rows[span] if order is None else rows.index_select(0, order[span])
 
 
-def _give(target: Tensor, order: Tensor | None, span: slice, rows: Tensor) -> None:
-    """Add to the rows that ``_take`` took."""
+def _restore(rows: Tensor, order: Tensor | None) -> None:
+    """Undo an order in place; some columns at a time, so that no second copy of the rows is made."""
     if order is None:
-        target[span] += rows
-    else:
-        target.index_add_(0, order[span], rows)
+        return
+    for start in range(0, rows.shape[1], 16):
+        columns = rows[:, start : start + 16]
+        columns.index_copy_(0, order, columns.clone())
 
 
 def product(left: Tensor, right: Tensor, *, usual: bool = True) -> Tensor:
