@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/mnist
 
-.PHONY: setup demo test test-slow bench lint reproduce clean
+.PHONY: setup demo test test-slow bench bench-losses lint reproduce clean
 
 setup: .venv/.ready
 
@@ -39,7 +39,10 @@ test-slow: setup
 	$(BIN)/nearfar data fetch fashion-mnist
 	$(BIN)/pytest -q -m slow
 
-bench: setup
+bench: bench-losses
+
+# Time, memory and digits of the losses against the dense form and against pytorch-metric-learning; on an idle machine.
+bench-losses: setup
 	$(BIN)/python benchmarks/losses.py
 
 # The five reference systems with three seeds each, into docs/reference-systems.md. Hours on two cores, which should be idle;

@@ -191,7 +191,8 @@ class Layout:
             weights = weigh(tile)
             of_rows[tile.rows] += product(weights, tile.keys, usual=tile.whole)
             if of_keys is not None and (tile.twin or not twins):
-                of_keys[tile.cols] += product(weights.T, tile.z, usual=tile.whole)
+                # W'Z as (Z'W)': the small factor is turned round in memory, not the tile.
+                of_keys[tile.cols] += product(tile.z.T, weights, usual=tile.whole).T
 
     def restore(self, of_rows: Tensor, of_keys: Tensor | None) -> None:
         """Bring gradients from the order of the layout to that of the batch, in place."""
