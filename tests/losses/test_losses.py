@@ -74,6 +74,17 @@ def test_gradient_by_finite_differences(case: Case) -> None:
     assert torch.autograd.gradcheck(lambda z, *_: loss(z, y), (z, *parameters))
 
 
+@WITH_KEYS
+def test_the_same_rows_under_other_labels_are_other_keys(case: Case, way: str) -> None:
+    loss, z, y = case.make(), rows(9), labels(9)
+    for key_labels in (y, labels(9, 5)):
+        z = z.detach().requires_grad_()
+        copy = z.detach().clone().requires_grad_()
+        (found,) = torch.autograd.grad(loss(z, y, z, key_labels), z)
+        one, other = torch.autograd.grad(loss(z, y, copy, key_labels), (z, copy))
+        assert_same([found], [one + other])
+
+
 @EVERY
 def test_the_order_of_a_batch_does_not_matter(case: Case) -> None:
     loss, z, y = case.make(), rows(12), labels(12)
@@ -329,6 +340,7 @@ def test_keys_that_do_not_fit(case: Case) -> None:
         ((rows(4, dim=5), ky), None, "keys has 5 columns, z has 6"),
         ((k, ky), 0, "key_offset is 0; with 9 rows in z and 4 keys"),
         ((None, None), 0, "key_offset=0 came without keys"),
+        ((torch.cat((k, z)), torch.cat((ky, y + 1))), 4, r"row 0 of z has label \d, key 4 has \d; key_offset=4"),
         ((k.to("meta"), ky.to("meta")), None, "keys is on meta"),
     ):
         with pytest.raises(InputError, match=message):

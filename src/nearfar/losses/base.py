@@ -30,14 +30,14 @@ class Batch:
 
     z: Tensor  # [B, D]
     labels: Tensor  # [B] int64
-    keys: Tensor  # [K, D]; ``z`` itself when the batch is compared with itself
-    key_labels: Tensor  # [K] int64
+    keys: Tensor  # [K, D]; the very tensor ``z`` when the batch is compared with itself
+    key_labels: Tensor  # [K] int64; then the very tensor ``labels``
     offset: int | None
 
     @property
     def symmetric(self) -> bool:
         """Whether the batch is compared with itself, so that s_ij = s_ji."""
-        return self.keys is self.z
+        return self.keys is self.z and self.key_labels is self.labels
 
     @property
     def pairs(self) -> int:
@@ -170,6 +170,14 @@ def check_batch(
             f"key_offset is {key_offset}; with {len(z):,} rows in z and {len(keys):,} keys it must lie in "
             f"0..{len(keys) - len(z)}, so that all of z is among the keys"
         )
+    if key_offset is not None:
+        other = (key_labels[key_offset : key_offset + len(z)] != labels).nonzero()
+        if len(other):
+            row = int(other[0])
+            raise InputError(
+                f"row {row} of z has label {int(labels[row])}, key {key_offset + row} has {int(key_labels[key_offset + row])}; "
+                f"key_offset={key_offset} says that they are one row: give the place of z among the keys, or none"
+            )
     _check_values("keys", keys, unit)
     common = torch.promote_types(z.dtype, keys.dtype)
     if common in _HALF:

@@ -23,27 +23,32 @@ class Dense:
 
     def __init__(self, batch: Batch) -> None:
         self._cosine = batch.z @ batch.keys.T
-        negative, own = batch.negatives(), batch.own()
-        self._skip = {
-            Relation.NEGATIVES: ~negative,
-            Relation.POSITIVES: negative if own is None else negative | own,
-            Relation.OTHERS: torch.zeros_like(negative) if own is None else own,
-        }
-        self.negatives = negative.sum(1)
-        self.positives = len(batch.keys) - self._skip[Relation.POSITIVES].sum(1)
+        self._same = batch.labels[:, None] == batch.key_labels[None, :]
+        self._own = batch.own()
+        same = self._same.sum(1)
+        self.negatives = len(batch.keys) - same
+        self.positives = same if self._own is None else same - 1
+
+    def _skip(self, relation: Relation) -> Tensor:
+        """Bool [B, K], true where a pair does not count."""
+        if relation is Relation.NEGATIVES:
+            return self._same
+        if relation is Relation.OTHERS:
+            return torch.zeros_like(self._same) if self._own is None else self._own
+        return ~self._same if self._own is None else ~self._same | self._own
 
     def logsumexp(self, relation: Relation, temperature: float) -> Tensor:
         """See :meth:`nearfar.losses.tiled.Tiled.logsumexp`."""
-        return masked_logsumexp(self._cosine / temperature, self._skip[relation])
+        return masked_logsumexp(self._cosine / temperature, self._skip(relation))
 
     def positive_sums(self) -> Tensor:
         """See :meth:`nearfar.losses.tiled.Tiled.positive_sums`."""
-        return self._cosine.masked_fill(self._skip[Relation.POSITIVES], 0.0).sum(1)
+        return self._cosine.masked_fill(self._skip(Relation.POSITIVES), 0.0).sum(1)
 
     def positive_softplus(self, against: Tensor, temperature: float) -> Tensor:
         """See :meth:`nearfar.losses.tiled.Tiled.positive_softplus`."""
         terms = F.softplus(against[:, None] - self._cosine / temperature, threshold=50.0)
-        return terms.masked_fill(self._skip[Relation.POSITIVES], 0.0).sum()
+        return terms.masked_fill(self._skip(Relation.POSITIVES), 0.0).sum()
 
     def pair_sum(
         self,
@@ -54,14 +59,13 @@ class Dense:
     ) -> Tensor:
         """See :meth:`nearfar.losses.tiled.Tiled.pair_sum`."""
         row = () if by_row is None else (by_row[:, None],)
-        return function(self._cosine, *row, *parameters).masked_fill(self._skip[relation], 0.0).sum((-2, -1))
+        return function(self._cosine, *row, *parameters).masked_fill(self._skip(relation), 0.0).sum((-2, -1))
 
 
 def masked_logsumexp(scores: Tensor, skip: Tensor) -> Tensor:
     """Log-sum-exp of each row without the entries to skip; minus infinity, with zero gradient, where none is left."""
-    empty = skip.all(1)
-    # A row of equal numbers in place of one that is all minus infinity, whose gradient would be NaN.
-    hidden = scores.masked_fill(skip, -torch.inf).masked_fill(empty[:, None], 0.0)
     if not scores.shape[1]:
         return scores.sum(1) - torch.inf
-    return torch.logsumexp(hidden, 1).masked_fill(empty, -torch.inf)
+    # Finite, so that a row that is hidden altogether has no NaN for a gradient; next to any score its power is 0.
+    hidden = scores.masked_fill(skip, torch.finfo(scores.dtype).min)
+    return torch.logsumexp(hidden, 1).masked_fill(skip.all(1), -torch.inf)
