@@ -201,6 +201,35 @@ def test_processes_that_share_their_keys_make_the_gradient_of_the_whole_batch(na
     assert torch.allclose(torch.autograd.grad(shared, z)[0], whole, rtol=1e-9, atol=1e-12)
 
 
+@EVERY
+def test_rows_that_do_not_lie_side_by_side(case: Case, way: str) -> None:
+    loss, z, y = case.make(torch.float32), rows(13, dtype=torch.float32), labels(13)
+    wide, many = torch.zeros(26, 2 * DIM), torch.zeros(26, dtype=torch.int32)
+    wide[::2, ::2], many[::2] = z, y.int()
+    assert_same(gradients(loss, wide[::2, ::2], many[::2]), gradients(loss, z, y), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("op", ["gone", "changed", "off"])
+def test_without_the_quick_product(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Changed:
+        def _linear_pointwise(self, *arguments: Any) -> Tensor:
+            return torch.zeros(2, 4)
+
+    z, y, loss = rows(700, dtype=torch.float32), labels(700), SupConLoss()
+    usual = gradients(loss, z, y)
+    if op == "off":
+        monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+        assert_same(gradients(loss, z, y), usual, tolerance=1e-6)
+        return
+    monkeypatch.setattr(torch.ops, "mkldnn", Changed() if op == "changed" else object())
+    tiles._onednn.cache_clear()
+    try:
+        assert tiles._onednn() is None
+        assert_same(gradients(loss, z, y), usual, tolerance=1e-6)
+    finally:
+        tiles._onednn.cache_clear()
+
+
 @pytest.mark.parametrize("temperature", [0.01, 0.015, 0.1, 1.0])
 @pytest.mark.parametrize("name", ["supcon", "dcl", "nt-xent", "dclw"])
 def test_float32_gradients_of_real_tiles_are_right_to_five_digits(name: str, temperature: float) -> None:

@@ -259,7 +259,7 @@ def _check_labels(name: str, labels: Tensor, rows_name: str, rows: Tensor) -> Te
         )
     if labels.device != rows.device:
         raise InputError(f"{name} is on {labels.device}, {rows_name} on {rows.device}; move them to one device")
-    return labels.long()
+    return labels.long().contiguous()
 
 
 def number(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from nearfar.losses.base import Batch, Loss, number, zero
+from nearfar.losses.classes import class_members
 from nearfar.losses.distances import positive_squares
-from nearfar.losses.tiled import class_members
 
 
 class VICRegLoss(Loss):

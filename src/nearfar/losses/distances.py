@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nearfar.losses.base import Batch
-from nearfar.losses.tiled import chunks, class_members, class_sums
+from nearfar.losses.classes import chunks, class_members, class_sums
 from nearfar.losses.tiles import Layout, Relation, Tile
 
 # Pairs nearer than a tenth of their distance from the mean: there the product form has lost two digits of the square.

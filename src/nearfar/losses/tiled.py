@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nearfar.losses.base import Batch
+from nearfar.losses.classes import chunks, class_members, class_sums
 from nearfar.losses.dense import Dense
 from nearfar.losses.tiles import Layout, Relation, Tile
 
@@ -173,7 +174,7 @@ class _LogSumExp(torch.autograd.Function):
         layout, relation, temperature, shifted = ctx.sweep
         of_rows, of_keys = _targets(ctx, z, keys, dz, dkeys)
         some = log2 > -math.inf
-        grad = torch.where(some, 0.0 if grad is None else grad / temperature, 0.0)
+        grad = torch.zeros_like(log2) if grad is None else torch.where(some, grad / temperature, 0.0)
         twins = keys is None
         weigh: Callable[[Tile], Tensor]
         if shifted:
@@ -365,36 +366,3 @@ class _PositiveSums(torch.autograd.Function):
                     own = own.clamp(0, len(z) - 1)
                     of_keys[span].addcmul_(z[own], (by_row[own] * among)[:, None], value=-1.0)
         return of_rows, None if keys is None else of_keys, None, None
-
-
-def class_members(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Number the classes of the keys.
-
-    Returns:
-        The classes' labels, the class of each key ``[K]``, that of each row ``[B]``, and whether the keys know it ``[B]``
-        (where they do not, the number of the row means nothing).
-    """
-    classes, of_keys = torch.unique(batch.key_labels, return_inverse=True)
-    if batch.symmetric:
-        return classes, of_keys, of_keys, torch.ones_like(of_keys, dtype=torch.bool)
-    of_rows = torch.searchsorted(classes, batch.labels).clamp_(max=max(len(classes) - 1, 0))
-    known = classes[of_rows] == batch.labels if len(classes) else torch.zeros_like(of_rows, dtype=torch.bool)
-    return classes, of_keys, of_rows, known
-
-
-def class_sums(rows: Tensor, classes: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
-    """Sum the rows of each class, ``[count, D]``, with a weight for each row if given."""
-    # Thousands of rows added one by one lose digits in float32; for few rows a class wide sums are not worth it.
-    wide = torch.float64 if len(rows) > 64 * count else rows.dtype
-    sums = torch.zeros(count, rows.shape[1], dtype=wide, device=rows.device)
-    for span in chunks(len(rows)):
-        part = rows[span].to(wide)
-        if weights is not None:
-            part = part * weights[span, None]
-        sums.index_add_(0, classes[span], part)
-    return sums.to(rows.dtype)
-
-
-def chunks(count: int, size: int = 1024) -> list[slice]:
-    """Cut a long range, so that what is made of its rows stays small."""
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

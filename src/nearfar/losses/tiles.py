@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -213,7 +214,7 @@ def _order(labels: Tensor) -> Tensor | None:
     """The order that sorts labels, or None when they are sorted."""
     if len(labels) < 2 or bool((labels[1:] >= labels[:-1]).all()):
         return None
-    return labels.argsort()
+    return labels.argsort(stable=True)
 
 
 def _within(block: _Block, labels: Tensor, low: int, high: int) -> _Block:
@@ -243,19 +244,21 @@ def product(left: Tensor, right: Tensor, *, usual: bool = True) -> Tensor:
     brings too, does not. It needs some time for every new shape, so that it is for ``usual`` ones. The choice depends on
     build, type and shape alone, so that results can be repeated.
     """
-    if _ONEDNN is None or not usual or left.dtype != torch.float32 or left.device.type != "cpu":
+    if not usual or left.dtype != torch.float32 or left.device.type != "cpu" or not torch.backends.mkldnn.enabled:
         return left @ right
-    if not torch.backends.mkldnn.enabled:
-        return left @ right
-    result: Tensor = _ONEDNN(left, right.T, None, "none", [], "")
-    return result
+    quick = _onednn()
+    return left @ right if quick is None else quick(left, right.T, None, "none", [], "")
 
 
+@cache
 def _onednn() -> Callable[..., Tensor] | None:
-    """PyTorch's linear layer on oneDNN, if this build has it on a processor it was measured on."""
+    """PyTorch's linear layer on oneDNN, if this build has it on a kind of processor that it was measured on."""
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
         return None
-    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-
-
-_ONEDNN = _onednn()
+    try:
+        # No public name leads to it. One that has changed its ways is left alone.
+        found: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise
+        probe = found(torch.ones(2, 3), torch.ones(4, 3), None, "none", [], "")
+    except (AttributeError, RuntimeError, TypeError):
+        return None
+    return found if torch.equal(probe, torch.full((2, 4), 3.0)) else None
