@@ -38,7 +38,7 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - an open file has keys, but cannot be iterated
         header = json.loads(metadata.get("nearfar", "{}"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None

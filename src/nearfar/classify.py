@@ -7,7 +7,7 @@ product, or for Euclidean distances ``-d^2 / 2``, which for unit vectors is the 
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from nearfar.errors import InputError, did_you_mean
 from nearfar.params import Params
 from nearfar.search.index import NeighborIndex, not_fitted
-from nearfar.search.vectors import Metric, as_vectors, check_k
+from nearfar.search.vectors import Metric, as_vectors, check_k, check_metric
 
 Vote = Literal["majority", "similarity"]
 Codes = npt.NDArray[np.int64]
@@ -109,7 +109,7 @@ def check_vote(vote: object) -> Vote:
     """
     if vote not in VOTES:
         raise InputError(f"vote is {vote!r}{did_you_mean(str(vote), VOTES)}")
-    return vote  # type: ignore[return-value]
+    return cast("Vote", vote)
 
 
 class NeighborClassifier(Params):
@@ -220,7 +220,7 @@ class NeighborClassifier(Params):
         gallery = self._gallery()
         queries = as_vectors(X, "X", dimensions=gallery.n_features_in_, owner=type(self).__name__)
         scores, rows = gallery.search_rows(queries, self.k)
-        return self._codes()[2][rows], similarities(scores, gallery.metric)  # type: ignore[arg-type]
+        return self._codes()[2][rows], similarities(scores, check_metric(gallery.metric))
 
 
 def _column(y: Any) -> npt.NDArray[Any]:

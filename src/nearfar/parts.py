@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nearfar.augment import Augment, normalize
 from nearfar.data import ImageSet
-from nearfar.encoders import build_encoder
+from nearfar.encoders import build_encoder, channels_last
 from nearfar.errors import InputError, did_you_mean
 from nearfar.heads import HeadLoss
 from nearfar.losses import LOSSES, Loss
@@ -60,7 +60,7 @@ def training_labels(train: ImageSet) -> tuple[np.ndarray, np.ndarray]:
 def build_encoder_for(recipe: Recipe, channels: int, size: tuple[int, int]) -> nn.Module:
     """The recipe's encoder for images of this shape, in the memory layout that convolutions like."""
     encoder: nn.Module = build_encoder(recipe.encoder.kind, channels=channels, size=size, **recipe.encoder.params)
-    return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return channels_last(encoder)
 
 
 def begin_encoder(recipe: Recipe, train: ImageSet, start: nn.Module | None) -> nn.Module:

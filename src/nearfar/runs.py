@@ -16,7 +16,7 @@ from torch import nn
 
 import nearfar
 from nearfar.checkpoint import load_tensors, load_weights, save_tensors
-from nearfar.encoders import build_encoder
+from nearfar.encoders import build_encoder, channels_last
 from nearfar.errors import InputError
 from nearfar.files import explain_os_errors, hash_file, read_json, write_json, write_text
 from nearfar.heads import Head, load_head, save_head
@@ -191,7 +191,7 @@ def load(folder: Path) -> tuple[Recipe, nn.Module, dict[str, Any]]:
     except (RuntimeError, OverflowError, MemoryError) as error:
         raise InputError(f"{folder / CONFIG} asks for a network that cannot be built: {str(error).splitlines()[0]}") from None
     load_weights(encoder, weights, path)
-    return recipe, encoder.to(memory_format=torch.channels_last).eval(), config  # type: ignore[call-overload]
+    return recipe, channels_last(encoder).eval(), config
 
 
 def head_of(folder: Path, config: Mapping[str, Any]) -> Head | None:

@@ -169,7 +169,7 @@ def fit(
             value: Tensor = loss(z, torch.from_numpy(labels[batch.rows]).to(device))
         else:
             a, b = z.chunk(2)
-            value = loss.pairs(a, b, torch.from_numpy(batch.same).to(device))  # type: ignore[operator]
+            value = loss.pairs(a, b, torch.from_numpy(batch.same).to(device))  # type: ignore[operator]  # takes_pairs was checked
         return value
 
     images = sampler.epoch(0).batch_size * (2 if recipe.sampling.kind == "pairs" else 1)
@@ -314,7 +314,7 @@ def _memory_line(
     def compare(z: Tensor) -> Tensor:
         places = torch.arange(len(z) // (2 if recipe.sampling.kind == "pairs" else 1), device=z.device)
         if recipe.sampling.kind == "pairs":
-            value: Tensor = loss.pairs(*z[: 2 * len(places)].chunk(2), places % 2 == 0)  # type: ignore[operator]
+            value: Tensor = loss.pairs(*z[: 2 * len(places)].chunk(2), places % 2 == 0)  # type: ignore[operator]  # takes_pairs was checked
             return value
         return loss(z, places % classes)
 

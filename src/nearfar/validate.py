@@ -99,7 +99,7 @@ def _pairs(numbers: np.ndarray, recipe: Recipe) -> Any:
 
 def _pair_loss(loss: nn.Module, points: torch.Tensor, pairs: Any) -> tuple[float, float]:
     a, b = (points[torch.from_numpy(rows).to(points.device)] for rows in (pairs.rows, pairs.partners))
-    value = loss.pairs(a, b, torch.from_numpy(pairs.same).to(points.device))  # type: ignore[operator]
+    value = loss.pairs(a, b, torch.from_numpy(pairs.same).to(points.device))  # type: ignore[operator]  # takes_pairs was checked
     return float(value) * len(pairs.rows), float(len(pairs.rows))
 
 

@@ -212,7 +212,7 @@ def _orientation(image: ImageFile.ImageFile) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:
-        # Damaged metadata says nothing of the pixels.
+        # Pillow raises whatever it meets in damaged metadata, and that says nothing of the pixels.
         return 1
 
 

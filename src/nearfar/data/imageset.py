@@ -41,7 +41,7 @@ class ImageSet:
     images: Images
     labels: npt.NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
-    ids: Ids = field(default=None)  # type: ignore[arg-type]
+    ids: Ids = field(default=None)  # type: ignore[arg-type]  # None becomes row numbers in __post_init__, never seen outside
     name: str = "images"
     skipped: tuple[str, ...] = ()
 

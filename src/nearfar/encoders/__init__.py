@@ -30,6 +30,7 @@ __all__ = [
     "SmallResNet",
     "UnitNorm",
     "build_encoder",
+    "channels_last",
     "format_summary",
     "fuse",
     "summary",
@@ -72,6 +73,12 @@ class Encoder(nn.Module):
         z = self.net(x)
         # Losses and unit lengths are computed in float32 also where the net ran in half precision.
         return self.unit(z.float() if z.dtype in (torch.bfloat16, torch.float16) else z)
+
+
+def channels_last(encoder: nn.Module) -> nn.Module:
+    """``encoder`` itself, its weights laid out with channels innermost, which convolutions on a CPU prefer."""
+    # PyTorch's annotations of Module.to leave out the form with memory_format alone.
+    return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def build_encoder(kind: str, *, channels: int, size: tuple[int, int], normalize: bool = True, **params: Any) -> Encoder:

@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ def check_metric(metric: object) -> Metric:
     """
     if metric not in METRICS:
         raise InputError(f"metric is {metric!r}{did_you_mean(str(metric), METRICS)}")
-    return metric  # type: ignore[return-value]
+    return cast("Metric", metric)
 
 
 def check_k(k: object, rows: int, name: str = "k") -> int:
