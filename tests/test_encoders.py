@@ -27,6 +27,7 @@ from nearfar.encoders import (
     summary,
 )
 from nearfar.encoders.dropout import Dropout
+from nearfar.encoders.norm import BatchNorm, _fold
 from nearfar.errors import InputError
 
 # Small versions of every encoder, and forms of them that take other ways through the code.
@@ -253,11 +254,11 @@ def kinds(encoder: nn.Module) -> list[str]:
 
 
 def test_layers_stand_in_the_order_of_the_systems() -> None:
-    block = ["Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU", "Dropout"]
+    block = ["Conv2d", "BatchNorm", "MaxPool2d", "ReLU", "Dropout"]
     assert kinds(Conv5()) == [*block, *block, "Flatten", "Linear", "ReLU", "Dropout", "Linear"]
     assert kinds(MLP()) == ["Flatten", *["Linear", "ReLU"] * 3, "Linear"]
     assert kinds(Conv2()) == [*["Conv2d", "MaxPool2d", "ReLU", "Dropout"] * 3, "AdaptiveAvgPool2d", "Flatten", "Linear"]
-    pair = ["Conv2d", "ReLU", "BatchNorm2d"] * 2
+    pair = ["Conv2d", "ReLU", "BatchNorm"] * 2
     assert kinds(Conv3()) == [*pair, "MaxPool2d", *pair, "MaxPool2d", "Conv2d", "ReLU", "Flatten", "Linear", "Linear"]
     norm = ["LayerNorm", "LeakyReLU", "Linear"]
     assert kinds(ResidualMLP()) == ["Flatten", "Linear", *norm * 8, "Linear"]
@@ -441,3 +442,45 @@ def test_relu_behind_the_pooling_gives_the_same_numbers(encoder: nn.Module) -> N
             layers[place], layers[place + 1] = layers[place + 1], layer
     x = images(batch=3)
     assert torch.equal(nn.Sequential(*layers)(x), encoder.features(x))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize(("channels", "width"), [(1, 8), (3, 12), (8, 28), (8, 7), (12, 6), (16, 4)])
+def test_batch_norm_of_few_channels_is_that_of_pytorch(channels: int, width: int, momentum: float | None) -> None:
+    torch.manual_seed(0)
+    ours, theirs = BatchNorm(channels, momentum=momentum).double(), nn.BatchNorm2d(channels, momentum=momentum).double()
+    nn.init.normal_(ours.weight)
+    nn.init.normal_(ours.bias)
+    theirs.load_state_dict(ours.state_dict())
+    for _ in range(2):
+        x = (3 * torch.randn(5, channels, 6, width, dtype=torch.float64) + 2).to(memory_format=torch.channels_last)
+        own, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+        pull = torch.randn_like(x)
+        y, wanted = ours(own), theirs(other)
+        (y * pull).sum().backward()
+        (wanted * pull).sum().backward()
+        torch.testing.assert_close(y, wanted)
+        torch.testing.assert_close(own.grad, other.grad)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+    torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
+    for (name, value), expected in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, expected, msg=name)
+
+
+def test_batch_norm_of_few_channels_takes_its_statistics_in_float32_from_bfloat16() -> None:
+    x = (torch.randn(64, 8, 16, 16) + 30).bfloat16().to(memory_format=torch.channels_last)
+    layer = BatchNorm(8)
+    y = layer(x.requires_grad_())
+    (y.float() ** 3).sum().backward()
+    assert (y.dtype, x.grad.dtype, layer.weight.grad.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    wide = x.detach().double()
+    torch.testing.assert_close(layer.running_mean.double(), 0.1 * wide.mean((0, 2, 3)), rtol=1e-5, atol=0)
+    torch.testing.assert_close(y.float().var((0, 2, 3), correction=0), torch.ones(8), rtol=1e-2, atol=0)
+
+
+def test_batch_norm_of_few_channels_folds_pixels_and_no_more_than_a_row_has() -> None:
+    maps = [(8, 28), (3, 12), (8, 7), (16, 28)]
+    folds = [_fold(torch.zeros(2, channels, 4, width).to(memory_format=torch.channels_last)) for channels, width in maps]
+    assert folds == [4, 4, 1, 1]
+    assert _fold(torch.zeros(2, 8, 4, 28)) == 1  # channels outermost

@@ -82,3 +82,26 @@ print(said.activations + said.loss, peak() - before)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     said, took = (int(word) for word in done.stdout.split())
     assert 0.5 < said / took < 2, (said, took)
+
+
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    code = """
+import resource, torch
+from nearfar.memory import keep_freed_memory
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def steps(count):
+    before = faults()
+    for _ in range(count):
+        blocks = [torch.ones(1 << 22) for _ in range(4)]  # four blocks of 16 MiB at once, then none
+        del blocks
+    return faults() - before
+steps(2)
+given_back = steps(10)
+keep_freed_memory()
+steps(2)
+print(given_back, steps(10))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    given_back, kept = (int(word) for word in done.stdout.split())
+    assert kept < given_back / 10 or sys.platform != "linux", (given_back, kept)  # it speaks to glibc alone

@@ -4,6 +4,9 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -260,12 +263,58 @@ def test_the_average_of_weights_is_the_closed_form() -> None:
     assert average.num_batches_tracked == 7
 
 
-def test_optimisers_are_what_the_recipe_says() -> None:
-    weight = [torch.nn.Parameter(torch.zeros(1))]
-    sgd = build_optimizer(TrainSection(optimizer="sgd", learning_rate=0.1, momentum=0.8, weight_decay=0.5), weight)
-    assert (type(sgd).__name__, sgd.defaults["momentum"], sgd.defaults["weight_decay"]) == ("SGD", 0.8, 0.5)
-    adam = build_optimizer(TrainSection(optimizer="adamw", beta2=0.95), weight)
-    assert (type(adam).__name__, adam.defaults["betas"]) == ("AdamW", (0.9, 0.95))
+@pytest.mark.parametrize(
+    ("section", "peer"),
+    [
+        (TrainSection(optimizer="adam", weight_decay=0.1), lambda w: torch.optim.Adam(w, weight_decay=0.1, fused=True)),
+        (
+            TrainSection(optimizer="adamw", beta2=0.95),
+            lambda w: torch.optim.AdamW(w, betas=(0.9, 0.95), weight_decay=0, fused=True),
+        ),
+        (
+            TrainSection(optimizer="sgd", momentum=0.8, weight_decay=0.5),
+            lambda w: torch.optim.SGD(w, momentum=0.8, weight_decay=0.5, nesterov=True, fused=True),
+        ),
+        (TrainSection(optimizer="sgd", momentum=0.0), lambda w: torch.optim.SGD(w, fused=True)),
+    ],
+    ids=["adam", "adamw", "sgd", "sgd without momentum"],
+)
+def test_optimisers_are_those_of_pytorch(section: TrainSection, peer: Callable[..., torch.optim.Optimizer]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((3, 4), (5,), (2, 3, 2, 2))]
+    ours[2].data = ours[2].data.contiguous(memory_format=torch.channels_last)
+    theirs = [torch.nn.Parameter(weight.detach().clone()) for weight in ours]
+    own, other = build_optimizer(section, ours), peer(theirs)
+    for step in range(6):
+        own.rate = other.param_groups[0]["lr"] = 0.1 / (step + 1)
+        for place, (mine, its) in enumerate(zip(ours, theirs, strict=True)):
+            # One weight begins late, which PyTorch's fused SGD cannot, and one has a pause.
+            silent = (place == 0 and step < 2 and own.adam) or (place == 1 and step == 3)
+            mine.grad = None if silent else torch.randn(mine.shape, generator=generator)
+            its.grad = None if silent else mine.grad.clone()
+        own.step()
+        other.step()
+        if step == 2:  # a new one takes the state over
+            state = {name: value.clone() for name, value in own.state().items()}
+            own = build_optimizer(section, ours)
+            own.load(state)
+        for mine, its in zip(ours, theirs, strict=True):
+            assert torch.equal(mine, its)
+    own.forget_gradients()
+    assert all(weight.grad is None for weight in ours)
+
+
+def test_training_does_not_import_the_compiler() -> None:
+    code = """
+import sys
+import numpy as np
+import nearfar as nf
+images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
+nf.Embedder(recipe="decoupled", epochs=1, changes={"data.size": [8, 8]}).fit(images, np.arange(40) % 4)
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_seeds_of_steps_do_not_repeat() -> None:

@@ -13,12 +13,11 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from nearfar.errors import InputError
 from nearfar.files import write_bytes
+from nearfar.optim import Optimizer
 
 
 def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> None:
@@ -54,14 +53,8 @@ def save_checkpoint(
 ) -> None:
     """Write the weights and buffers of ``modules``, the state of ``optimizer`` and ``position`` to one file."""
     tensors = {f"{part}/{name}": value for part, module in modules.items() for name, value in module.state_dict().items()}
-    scalars: dict[str, Any] = {}
-    for number, state in optimizer.state_dict()["state"].items():
-        for key, value in state.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer/{number}/{key}"] = value
-            else:
-                scalars[f"{number}/{key}"] = value
-    save_tensors(path, tensors, {"position": dict(position), "optimizer": scalars})
+    tensors |= {f"optimizer/{name}": value for name, value in optimizer.state().items()}
+    save_tensors(path, tensors, {"position": dict(position)})
 
 
 def load_checkpoint(path: Path | str, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> dict[str, Any]:
@@ -74,21 +67,11 @@ def load_checkpoint(path: Path | str, modules: Mapping[str, nn.Module], optimize
     for part, module in modules.items():
         own = {name.removeprefix(f"{part}/"): value for name, value in tensors.items() if name.startswith(f"{part}/")}
         load_weights(module, own, path)
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer/"):
-            _, number, key = name.split("/", 2)
-            state.setdefault(int(number), {})[key] = value
-    for name, scalar in header.get("optimizer", {}).items():
-        number, key = name.split("/", 1)
-        state.setdefault(int(number), {})[key] = scalar
-    # The fused kernels walk a weight and its state in step, so the state must lie in memory as the weight does.
-    for place, weight in enumerate(weight for group in optimizer.param_groups for weight in group["params"]):
-        for key, value in state.get(place, {}).items():
-            if isinstance(value, Tensor) and value.shape == weight.shape:
-                state[place][key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
-    current = optimizer.state_dict()
-    optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
+    state = {name.removeprefix("optimizer/"): value for name, value in tensors.items() if name.startswith("optimizer/")}
+    try:
+        optimizer.load(state)
+    except (KeyError, RuntimeError):
+        raise InputError(f"{path} does not belong to this training: the optimiser's state is of another kind") from None
     position = header.get("position")
     if not isinstance(position, dict):
         raise InputError(f"{path} is damaged: it does not say where training stood")

@@ -1,11 +1,17 @@
-"""How much memory a training step will take, tried on a few images before it starts, and what to set when that is too much."""
+"""How much memory a training step will take, tried on a few images before it starts, and what to set when that is too much.
+
+And one thing that memory costs in time: pages that go back to the system between steps and come anew.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +131,24 @@ def free_bytes(device: torch.device) -> int | None:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         return None
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, for the next step, instead of giving it back to the system.
+
+    A training step frees and takes tens of megabytes, and each page that comes anew is an interrupt that clears it: a fifth
+    of the time of a step of small convolutions in float32. Only glibc is spoken to; elsewhere nothing happens.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # numbers of glibc's malloc.h
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def mib(count: int) -> str:

@@ -28,7 +28,7 @@ from nearfar.gradcache import cached_step
 from nearfar.heads import Head, HeadLoss
 from nearfar.inference import embed as embed_all
 from nearfar.losses import Loss
-from nearfar.memory import step_memory
+from nearfar.memory import keep_freed_memory, step_memory
 from nearfar.optim import build_optimizer, fastest_precision, learning_rate, update_average
 from nearfar.parts import begin_encoder, build, build_loss, build_sampler, first_batch, training_labels
 from nearfar.progress import Silent, Speed, Watcher, collapse_message, spread
@@ -97,6 +97,7 @@ def fit(
     """
     watcher = watcher or Silent()
     started = time.perf_counter()
+    keep_freed_memory()
     labels, classes = training_labels(train)
     sampler = build_sampler(recipe, labels, seed=seed, names=[train.classes[number] for number in classes])
     with torch.random.fork_rng(devices=[]):
@@ -149,7 +150,7 @@ def fit(
         return z.float()
 
     def learn(batch: Batch) -> tuple[Tensor, Tensor]:
-        optimizer.zero_grad()
+        optimizer.forget_gradients()
         if points is None and 0 < recipe.train.chunk < images:
             kept: list[Tensor] = []
 
@@ -182,11 +183,9 @@ def fit(
             shown, speed = time.perf_counter(), Speed()
             for number in range(position.batch, steps):
                 step = epoch * steps + number
-                torch.manual_seed(mix(seed, 2 * step + 1))
+                reseed(mix(seed, 2 * step + 1), device)
                 generator.manual_seed(mix(seed, 2 * step + 2))
-                rate = learning_rate(recipe.train, epoch, step, steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+                optimizer.rate = learning_rate(recipe.train, epoch, step, steps)
 
                 batch = plan.batch(number)
                 with _where(epoch, step, checkpoint):
@@ -220,7 +219,7 @@ def fit(
             row: dict[str, Any] = {
                 "epoch": epoch + 1,
                 "loss": mean_loss,
-                "learning_rate": rate,
+                "learning_rate": optimizer.rate,
                 "spread": spread(z.detach()),
                 "images_per_second": round(speed.value(), 1),
             }
@@ -251,6 +250,13 @@ def mix(seed: int, number: int) -> int:
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
     return (value ^ (value >> 31)) >> 1
+
+
+def reseed(seed: int, device: str) -> None:
+    """Do what `torch.manual_seed` does for the devices in use; for all others it notes a stack trace at every call."""
+    torch.default_generator.manual_seed(seed)
+    if torch.device(device).type == "cuda":
+        torch.cuda.manual_seed_all(seed)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nearfar.encoders.checks import check_integer, check_integers, check_number, check_size, shrink
 from nearfar.encoders.dropout import Dropout
+from nearfar.encoders.norm import BatchNorm
 
 
 class Conv5(nn.Module):
@@ -38,7 +39,7 @@ class Conv5(nn.Module):
         for inputs, outputs in zip((channels, *filters), filters, strict=False):
             layers += [
                 nn.Conv2d(inputs, outputs, 5),
-                nn.BatchNorm2d(outputs),
+                BatchNorm(outputs),
                 nn.MaxPool2d(2),
                 nn.ReLU(),
                 Dropout(dropout),
@@ -131,7 +132,7 @@ class Conv3(nn.Module):
         layers: list[nn.Module] = []
         for inputs, outputs in zip((channels, *filters), filters, strict=False):
             for source in (inputs, outputs):
-                layers += [nn.Conv2d(source, outputs, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(outputs)]
+                layers += [nn.Conv2d(source, outputs, 3, padding=1), nn.ReLU(), BatchNorm(outputs)]
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers, nn.Conv2d(filters[-1], 1, 3, padding=1), nn.ReLU())
         pixels = height * width

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nearfar.encoders.checks import check_integer, check_integers, check_number, check_size
 from nearfar.encoders.dropout import Dropout
+from nearfar.encoders.norm import BatchNorm
 from nearfar.errors import InputError
 
 _POOLS: dict[str, type[nn.Module]] = {"max": nn.AdaptiveMaxPool2d, "average": nn.AdaptiveAvgPool2d}
@@ -97,18 +97,6 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.branch(x)
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that also trains on a single value per channel, which has no variance: by the running statistics.
-
-    That is a last batch of one image where the maps have shrunk to one pixel; PyTorch's own refuses it.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.numel() == x.shape[1]:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(x)
 
 
 def _count_blocks(blocks: int | Sequence[int], stages: int) -> tuple[int, ...]:
