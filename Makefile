@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/mnist
 
-.PHONY: setup demo test test-slow bench bench-losses lint reproduce clean
+.PHONY: setup demo test test-slow bench bench-losses bench-search lint reproduce clean
 
 setup: .venv/.ready
 
@@ -39,17 +39,25 @@ test-slow: setup
 	$(BIN)/nearfar data fetch fashion-mnist
 	$(BIN)/pytest -q -m slow
 
-bench: bench-losses
+bench: bench-losses bench-search
 
 # Time, memory and digits of the losses against the dense form and against pytorch-metric-learning; on an idle machine.
 bench-losses: setup
 	$(BIN)/python benchmarks/losses.py
+
+# Exact and approximate search and the figures of retrieval against faiss, scikit-learn and pytorch-metric-learning; on an idle
+# machine with 24 GiB (the peers' need, not ours) and 15 GiB on the disk for the gallery of ten million.
+bench-search: setup
+	$(BIN)/nearfar data fetch mnist
+	$(BIN)/python benchmarks/search.py
 
 # The five reference systems with three seeds each, into docs/reference-systems.md. Hours on two cores, which should be idle;
 # what is finished is used again, so it may be broken off and repeated.
 reproduce: setup
 	$(BIN)/nearfar data fetch mnist
 	$(BIN)/nearfar data fetch fashion-mnist
+	@mkdir -p runs/reproduce
+	@test -e runs/reproduce/steps.json || $(BIN)/python benchmarks/speed.py --out runs/reproduce/steps.json
 	$(BIN)/python benchmarks/reproduce.py
 
 clean:

@@ -2,6 +2,7 @@
 
     python benchmarks/reproduce.py                                      everything; hours on two cores, which should be idle
     python benchmarks/reproduce.py --recipes margin-plane --seeds 0     one system, one seed
+    python benchmarks/reproduce.py --timed 0                            the machine was idle for seed 0 only
     python benchmarks/reproduce.py --runs /tmp/runs --docs /tmp/docs --set train.epochs=1 data.rows=3000    a trial
 
 A finished run folder is used again and an interrupted one is gone on with, so the command may be broken off and repeated.
@@ -28,10 +29,10 @@ from nearfar.errors import InputError
 from nearfar.files import read_json, write_bytes, write_text
 from nearfar.judging import judge
 from nearfar.progress import ProgressLine
-from nearfar.recipe import load_recipe, parse_changes
+from nearfar.recipe import Recipe, load_recipe, parse_changes
 from nearfar.report import report
 
-PAGE, IMAGES = "reference-systems.md", "images"
+PAGE, IMAGES, STEPS = "reference-systems.md", "images", "steps.json"
 PICTURE_WIDTH, PICTURE_COLORS, PICTURE_BYTES = 720, 64, 1_400_000
 
 # ---- running -------------------------------------------------------------------------------------------------------------
@@ -62,7 +63,7 @@ def train_once(system: System, seed: int, run: Path, changes: Mapping[str, Any])
     started = (run / runs.CONFIG).exists()
     if started:
         config = runs.read_config(run)
-        if (config["recipe"], config["seed"]) != (wanted.to_dict(), seed):
+        if (Recipe.from_dict(config["recipe"]).to_dict(), config["seed"]) != (wanted.to_dict(), seed):
             raise InputError(f"{run} was made with other settings than are asked for now; delete it, or choose other --runs")
         if config["state"] == "finished" and (run / runs.INDEX).is_dir():
             return
@@ -91,8 +92,15 @@ def values_of(system: System, run: Path) -> Values:
 # ---- writing -------------------------------------------------------------------------------------------------------------
 
 
-def page(results: Mapping[str, list[Values]], seeds: Sequence[int], changes: Mapping[str, Any], pictures: set[str]) -> str:
-    """The whole document; every number of ours comes from ``results``."""
+def page(
+    results: Mapping[str, list[Values]],
+    seeds: Sequence[int],
+    timed: Sequence[int],
+    steps: Mapping[str, Mapping[str, Any]],
+    changes: Mapping[str, Any],
+    pictures: set[str],
+) -> str:
+    """The whole document; every number of ours comes from ``results`` and, for single steps, from ``steps``."""
     done = [system for system in SYSTEMS if system.recipe in results]
     lines = ["# The reference systems", ""]
     lines += [
@@ -116,10 +124,35 @@ def page(results: Mapping[str, list[Values]], seeds: Sequence[int], changes: Map
             lines.append(_figure_row(system, figure, _column(results[system.recipe], figure)))
     lines += ["", "## Time", "", "| | recipe | plain run | ours | times faster | goal | reached |"]
     lines += ["|---|---|---|---|---|---|---|"]
-    lines += [_time_row(system, results[system.recipe], bool(changes)) for system in done]
-    lines += ["", "Seconds of training, without reading data and without the figures after it.", ""]
+    lines += [_time_row(system, _timed(results[system.recipe], seeds, timed), bool(changes)) for system in done]
+    lines += [
+        "",
+        "Seconds of the whole training, with validation after every epoch and without reading data. The plain runs were made "
+        "on a machine of the same kind at another time, and shared machines differ by half from hour to hour"
+        + (
+            f"; ours are those of {_count(len(timed), 'seed')} ({', '.join(map(str, timed))})"
+            if set(timed) != set(seeds)
+            else ""
+        )
+        + ".",
+        "",
+    ]
+    if steps:
+        lines += [
+            "Steps of both sides in turns in one process, by `python benchmarks/speed.py`, against plain programs of ours "
+            "(`benchmarks/plain.py`: `Dataset`, `DataLoader`, stock layers, data in memory). They are not slowed down by "
+            "anything, so they are faster than the plain runs above:",
+            "",
+            "| | recipe | plain step | our step | times faster | our arithmetic |",
+            "|---|---|---|---|---|---|",
+        ]
+        for system in done:
+            if row := steps.get(system.recipe):
+                cells = [f"{1e3 * row['plain']:.2f} ms", f"{1e3 * row['ours']:.2f} ms", f"{row['times']:.1f}", row["precision"]]
+                lines.append(f"| {' | '.join([system.letter, f'`{system.recipe}`', *cells])} |")
+        lines.append("")
     for system in done:
-        lines += _section(system, results[system.recipe], seeds, pictures)
+        lines += _section(system, results[system.recipe], seeds, timed, pictures)
     lines += [
         "## Which loss does better?",
         "",
@@ -135,7 +168,14 @@ def page(results: Mapping[str, list[Values]], seeds: Sequence[int], changes: Map
     return "\n".join(lines)
 
 
-def _section(system: System, results: list[Values], seeds: Sequence[int], pictures: set[str]) -> list[str]:
+def _timed(results: list[Values], seeds: Sequence[int], timed: Sequence[int]) -> list[Values]:
+    """The results of those seeds for which nothing else ran on the machine."""
+    return [values for seed, values in zip(seeds, results, strict=True) if seed in timed]
+
+
+def _section(
+    system: System, results: list[Values], seeds: Sequence[int], timed: Sequence[int], pictures: set[str]
+) -> list[str]:
     lines = [f"## {system.letter}. {system.recipe}", "", system.about, ""]
     lines += ["```bash", f"nearfar train {system.data} --recipe {system.recipe} --out runs/{system.recipe}", "```", ""]
     lines += [f"| figure | {' | '.join(f'seed {seed}' for seed in seeds)} | median |", "|---|" + "---|" * (len(seeds) + 1)]
@@ -143,8 +183,9 @@ def _section(system: System, results: list[Values], seeds: Sequence[int], pictur
         column = _column(results, figure)
         middle = statistics.median(column)
         lines.append(f"| {figure.name} | {' | '.join(figure.text(value) for value in column)} | {figure.text(middle)} |")
-    times = [values["timing.train_seconds"] for values in results]
-    lines.append(f"| seconds of training | {' | '.join(f'{t:.1f}' for t in times)} | {statistics.median(times):.1f} |")
+    times = [values["timing.train_seconds"] for values in _timed(results, seeds, timed)]
+    cells = [f"{v['timing.train_seconds']:.1f}" if seed in timed else "" for seed, v in zip(seeds, results, strict=True)]
+    lines.append(f"| seconds of training | {' | '.join(cells)} | {statistics.median(times):.1f} |")
     lines += ["", "Where ours differs, and why:", ""]
     lines += [f"- {sentence}" for figure in system.figures if (sentence := _difference(figure, _column(results, figure)))]
     lines += [f"- {system.why}", ""]
@@ -232,6 +273,7 @@ def main() -> None:
     names = [system.recipe for system in SYSTEMS]
     parser.add_argument("--recipes", nargs="+", default=names, choices=names, help="which systems; all without it")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--timed", nargs="+", type=int, help="seeds for which nothing else ran on the machine; all without it")
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="where the run folders are")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the page and its pictures go")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change the recipes, for a trial")
@@ -241,7 +283,9 @@ def main() -> None:
         systems = [system for system in SYSTEMS if system.recipe in options.recipes]
         results = {system.recipe: run_system(system, options.seeds, options.runs, changes) for system in systems}
         pictures = write_pictures(systems, options.seeds[0], options.runs, options.docs)
-        write_text(options.docs / PAGE, page(results, options.seeds, changes, pictures))
+        steps = read_json(options.runs / STEPS) if (options.runs / STEPS).exists() else {}
+        timed = options.timed or options.seeds
+        write_text(options.docs / PAGE, page(results, options.seeds, timed, steps, changes, pictures))
     except InputError as error:
         sys.exit(f"reproduce: {error}")
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """Training steps of the reference systems, ours against plain PyTorch programs, in turns in one process.
 
-    python benchmarks/speed.py [--steps 100] [--rounds 5] [--recipes NAME ...] [--out FILE.json]
+    python benchmarks/speed.py [--steps 200] [--rounds 5] [--recipes NAME ...] [--out FILE.json]
 
 A step is everything from rows to updated weights: reading pixels, making the batch, forward, backward, optimiser. Medians
 of the rounds; start-up (choosing the precision, reading the set, drawing fixed pairs) counts for neither side.
@@ -61,7 +61,7 @@ def measure(recipes: list[str], *, steps: int, rounds: int) -> dict[str, dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--recipes", nargs="+", default=list(PLAIN), choices=list(PLAIN))
     parser.add_argument("--out", type=Path)

@@ -166,3 +166,34 @@ def test_wrong_input_is_refused_in_one_line() -> None:
             empty.predict(Q)
     with pytest.warns(DataConversionWarning):
         NeighborClassifier().fit(X, Y[:, None])
+
+
+def test_calibrated_probabilities_and_what_is_known() -> None:
+    plain = NeighborClassifier(k=9).fit(X, Y)
+    assert plain.calibration is None
+    model = NeighborClassifier(k=9).fit(X, Y).calibrate(Q, QY)
+    assert clone(model).get_params()["calibration"] == model.calibration
+    np.testing.assert_array_equal(model.predict(Q), plain.predict(Q))
+    chances = model.predict_proba(Q)
+    np.testing.assert_allclose(chances.sum(axis=1), 1.0, rtol=1e-12)
+    assert chances.shape == plain.predict_proba(Q).shape
+    own = np.take_along_axis(chances, QY[:, None], axis=1)
+    shares = np.take_along_axis(plain.predict_proba(Q), QY[:, None], axis=1)
+    assert -np.log(own).mean() < -np.log(np.maximum(shares, 1e-15)).mean()
+    known, right = model.known(Q, 0.8), model.predict(Q) == QY
+    assert right[known].mean() >= 0.8 > right[~known].mean()
+    assert model.known(Q, 0.0).all()
+    # Far from all of the gallery nothing is known, whatever the neighbours say.
+    far = NeighborClassifier(NeighborIndex(metric="euclidean"), k=9).fit(X, Y).calibrate(Q, QY)
+    assert not far.known(Q + 100.0).any()
+    np.testing.assert_allclose(far.predict_proba(Q + 100.0), 0.25, atol=0.05)
+
+
+def test_calibration_of_a_classifier_is_refused_in_one_line() -> None:
+    fitted = NeighborClassifier(k=5).fit(X, Y)
+    with pytest.raises(InputError, match="no calibration to tell the known by"):
+        fitted.known(Q)
+    with pytest.raises(InputError, match=r"y has shape \(49,\), X has 50 rows"):
+        fitted.calibrate(Q, QY[1:])
+    with pytest.raises(InputError, match="precision is 1"):
+        fitted.calibrate(Q, QY).known(Q, 1.0)

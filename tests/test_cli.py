@@ -124,6 +124,7 @@ def test_train_and_evaluate_leave_a_whole_run_folder(cli: Cli, tmp_path: Path, m
     assert f"| {tree['classification']['accuracy']:.4f} (" in card
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md",
+        "calibration.json",
         "config.json",
         "history.jsonl",
         "index",
@@ -158,8 +159,11 @@ def test_predict_takes_files_folders_and_tables_and_writes_csv(cli: Cli, run: Pa
     code, out, _ = cli("predict", run, folder, "--json")
     assert code == 0
     results = json.loads(out)
-    assert [result["label"] for result in results].count("b") > len(results) * 0.8
-    assert all(0 < result["votes"] <= 1 for result in results)
+    assert [result["voted"] for result in results].count("b") > len(results) * 0.8
+    assert all(0 < result["votes"] <= 1 and 0 < result["probability"] < 1 for result in results)
+    assert all(result["label"] in (result["voted"], "unknown") for result in results)
+    everything = json.loads(cli("predict", run, folder, "--precision", 0, "--json")[1])
+    assert [one["label"] for one in everything] == [one["voted"] for one in everything] == [one["voted"] for one in results]
     table = tmp_path / "pixels.csv"
     images = shapes(6, seed=2)
     with table.open("w") as file:
@@ -168,7 +172,7 @@ def test_predict_takes_files_folders_and_tables_and_writes_csv(cli: Cli, run: Pa
     assert cli("predict", run, table, "--out", target)[0] == 0
     rows = list(csv.DictReader(target.read_text().splitlines()))
     assert len(rows) == 6
-    assert {"image", "label", "votes", "nearest", "score"} == set(rows[0])
+    assert {"image", "label", "voted", "votes", "probability", "nearest", "score"} == set(rows[0])
     labelled = json.loads(cli("predict", run, run.parent / "images", "--json")[1])
     assert len(labelled) == 24  # the test split alone: the others are in the index
     assert all(result["true_label"] in "abc" for result in labelled)
@@ -245,6 +249,7 @@ def test_bad_options_are_one_line(cli: Cli, run: Path, tmp_path: Path) -> None:
     refused(cli("search", run, image, "-k", 0), "k is 0")
     refused(cli("search", run, image, "-k", 61), "61", "60")
     refused(cli("search", run, tmp_path / "none.png"), "none.png")
+    refused(cli("predict", run, image, "--precision", 1), "precision is 1.0", "0 (answer everything)")
     refused(cli("evaluate", tmp_path / "none"), "none", "nearfar train")
 
 

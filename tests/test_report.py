@@ -19,33 +19,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from samples import TINY, shapes
-from sklearn.decomposition import PCA
-from sklearn.metrics import roc_auc_score
-from sklearn.neighbors import NearestNeighbors
 
 from nearfar import InputError, show, verbs
 from nearfar.cli import main
 from nearfar.data import ImageSet
-from nearfar.evaluation.verification import draw_pairs
-from nearfar.judging import judge
+from nearfar.judging import gallery_images, judge
 from nearfar.recipe import Recipe, load_recipe, parse_changes, recipe_names
 from nearfar.report import page, report, tables
-from nearfar.report.baselines import (
-    Terms,
-    flat_pixels,
-    measure_baselines,
-    principal_axes,
-    project,
-    reduced_size,
-    without_zeros,
-)
-from nearfar.report.gather import answer, gallery_images, mean_cosines, sample_pairs
+from nearfar.report.gather import answer, mean_cosines, sample_pairs
 from nearfar.report.pictures import Album
 from nearfar.reproduce import recipe_file, recipe_toml, train_command
 
 EVIL = "<script>alert(1)</script>"
 CLASSES = (EVIL, 'b & "c"', "\u202eplain</td>")
-TERMS = Terms(classes=3, same=False, metric="cosine", k=5, vote="majority", seed=0, bootstrap=20)
 
 
 def images(count: int = 90, seed: int = 0, **more: Any) -> ImageSet:
@@ -217,7 +203,7 @@ def test_figures_on_the_page_are_those_of_metrics_json(made: Made) -> None:
         interval = tree["confidence"].get(section, {}).get(key)
         if interval:
             assert row[1].split()[1:] == [f"{interval[0]:.4f}", "to", f"{interval[1]:.4f}"]
-        if section in ("classification", "retrieval") or key in ("auroc", "eer"):
+        if section in ("classification", "retrieval", "verification") or key in ("rand", "adjusted_rand", "nmi"):
             for place, name in ((2, "pca"), (3, "pixels")):
                 assert row[place].strip() == f"{tree['baselines'][name][section][key]:.4f}"
         seen += 1
@@ -313,13 +299,17 @@ def test_other_images_without_the_training_images_leave_out_what_needs_them(made
     plain = images(40, seed=5)
     other = ImageSet(images=plain.images, labels=plain.labels, classes=plain.classes, name="other")
     result = report(folder, other)
-    assert set(result["left_out"]) == {"baselines", "neighbors"}
+    assert set(result["left_out"]) == {"baselines", "leaks", "neighbors", "copies"}
     assert "not to be had" in result["left_out"]["neighbors"]
-    assert "baselines" not in json.loads((folder / "metrics.json").read_text())
+    tree = json.loads((folder / "metrics.json").read_text())
+    assert not {"baselines", "leaks"} & set(tree)
+    assert {"baselines", "leaks"} <= set(tree["left_out"])
+    assert show.reported(result).count("without copies and baselines: the images that it was trained on are not to be had") == 1
     assert not (folder / "plots" / "neighbors.png").exists()
     reader = read(folder)
     assert reader.row("neighbors")[1].strip() == result["left_out"]["neighbors"]
     assert "Baselines were left out" in reader.text
+    assert "They were not looked for" in reader.text
     assert len(reader.row("5-NN accuracy")) == 2
 
 
@@ -366,13 +356,48 @@ def test_classes_kept_from_training_have_tables_of_their_own(tmp_path: Path) -> 
     data = shapes(100, classes=5)
     folder = trained(tmp_path / "run", data, data={"size": [12, 12], "channels": 1, "unseen": ["b", "d"]})
     result = report(folder, data)
-    text = read(folder).text
-    assert "Classes that training never saw" in text
+    reader = read(folder)
+    assert "Classes that training never saw" in reader.text
     apart = result["figures"]["unseen"]
-    assert f"{apart['data']['queries']:,} images, each searched among the others." in text
-    assert f"{apart['retrieval']['recall@1']:.4f}" in text
-    # Classes without a query have no row.
-    assert [row[0].strip() for row in read(folder).rows if row[0].strip() in "abcde"] == ["a", "c", "e"]
+    both = apart["with_seen"]
+    assert f"{apart['data']['queries']:,} images, each searched among the others." in reader.text
+    assert f"{both['data']['gallery'] - apart['data']['queries']:,} gallery images of the seen classes" in reader.text
+    row = next(row for row in reader.rows if row[0].startswith(" MAP@R ") and "PCA" in row[1])
+    for cell, tree in zip(row[1:], (result["figures"], apart, both), strict=True):
+        words = cell.split()
+        assert words[0] == f"{tree['retrieval']['map@r']:.4f}"
+        assert words[words.index("pixels") + 1] == f"{tree['baselines']['pixels']['retrieval']['map@r']:.4f}"
+        assert words[words.index("PCA") + 1] == f"{tree['baselines']['pca']['retrieval']['map@r']:.4f}"
+    # Classes without a query have no row; those never seen come second, with what they find among all images.
+    rows = [row for row in reader.rows if row[0].strip() in list("abcde")]
+    assert [row[0].strip() for row in rows] == ["a", "c", "e", "b", "d"]
+    assert float(rows[-1][8]) == pytest.approx(both["retrieval"]["per_class"]["d"]["map@r"], abs=5e-5)
+
+
+def test_copies_in_the_gallery_are_told_and_shown(tmp_path: Path) -> None:
+    plain, fresh = shapes(60), shapes(24, seed=9)
+    pixels = np.array(fresh.images)
+    pixels[:3] = plain.images[:3]
+    pixels[3] = np.clip(plain.images[3].astype(np.int64) // 2 + 20, 0, 255)  # half as bright
+    labels = np.concatenate([plain.require_labels()[:4], fresh.require_labels()[4:]])
+    for split, images, numbers in (("train", plain.images, plain.require_labels()), ("test", pixels, labels)):
+        for row, label in enumerate(numbers.tolist()):
+            target = tmp_path / "images" / split / "abc"[label] / f"{row:03d}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.asarray(images)[row, 0]).save(target)
+    verbs.train(str(tmp_path / "images"), recipe=Recipe.from_dict(TINY), out=tmp_path / "run")
+    result = report(tmp_path / "run")
+    found = result["figures"]["leaks"]
+    assert (found["exact"], found["near"], found["differing_labels"]) == (3, 1, 0)
+    assert "copies" in result["plots"]
+    reader = read(tmp_path / "run")
+    assert "3 have an exact copy in what is searched, 1 a near one" in reader.text
+    row = next(row for row in reader.rows if row[0].strip() == "MAP@R" and len(row) == 3)
+    parts = found["figures"]
+    assert [float(cell) for cell in row[1:]] == pytest.approx([parts[one]["map@r"] for one in ("all", "without")], abs=5e-5)
+    assert "#plot-copies" in [str(each.get("href")) for each in reader.all("a")]
+    assert "3 images are there to the pixel, 1 nearly" in show.figures(result["figures"])
+    assert "without these 4: accuracy" in show.figures(result["figures"])
 
 
 def test_the_command_line_prints_figures_and_where_the_page_is(
@@ -410,79 +435,6 @@ def test_a_page_that_would_be_too_large_gets_plots_of_fewer_pixels(made: Made, m
     assert len(shown) == len(full) - 1
     assert all(sizes[alt] <= full[alt] for alt in shown)
     assert any(sizes[alt] < full[alt] for alt in shown)
-
-
-# Baselines
-
-
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-@pytest.mark.parametrize("same", [False, True])
-def test_baselines_are_what_plain_search_among_pixels_finds(metric: str, same: bool) -> None:
-    gallery, queries = shapes(60), shapes(60) if same else shapes(40, seed=3)
-    known, labels = gallery.require_labels(), queries.require_labels()
-    terms = Terms(classes=3, same=same, metric=metric, k=5, vote="majority", seed=0, bootstrap=0)  # type: ignore[arg-type]
-    tree = measure_baselines(gallery, known, queries, labels, dimensions=4, terms=terms)
-    x, q = (np.asarray(each.images).reshape(len(each), -1).astype(np.float64) / 255 for each in (gallery, queries))
-    fitted = PCA(4, svd_solver="full").fit(x)
-    for name, (there, asked) in {"pixels": (x, q), "pca": (fitted.transform(x), fitted.transform(q))}.items():
-        figures = tree[name]
-        assert figures["dimensions"] == there.shape[1]
-        searcher = NearestNeighbors(n_neighbors=len(there), metric=metric, algorithm="brute").fit(there)
-        order = searcher.kneighbors(asked, return_distance=False)
-        if same:
-            order = np.array([[at for at in row if at != own] for own, row in enumerate(order)])
-        right = known[order] == labels[:, None]
-        assert figures["classification"]["one_nn_accuracy"] == pytest.approx(right[:, 0].mean())
-        for k in (1, 5, 10):
-            assert figures["retrieval"][f"recall@{k}"] == pytest.approx(right[:, :k].any(axis=1).mean())
-        unit = asked / np.linalg.norm(asked, axis=1, keepdims=True) if metric == "cosine" else asked
-        pairs = draw_pairs(labels, seed=0)
-        apart = np.linalg.norm(unit[pairs.a] - unit[pairs.b], axis=1)
-        assert figures["verification"]["auroc"] == pytest.approx(roc_auc_score(pairs.same, -apart), abs=1e-4)
-        counts = np.array([[(known[row[:5]] == code).sum() for code in range(3)] for row in order])
-        clear = (counts == counts.max(axis=1, keepdims=True)).sum(axis=1) == 1
-        low = (clear & (counts.argmax(axis=1) == labels)).mean()
-        assert low <= figures["classification"]["accuracy"] <= low + (~clear).mean()
-
-
-def test_baselines_of_large_images_average_squares_of_pixels() -> None:
-    assert reduced_size(1, (28, 28)) == (28, 28)
-    assert reduced_size(3, (64, 64)) == (16, 16)
-    assert reduced_size(3, (32, 32)) == (16, 16)
-    for channels, size in ((1, (33, 32)), (3, (224, 100)), (3, (1, 5000))):
-        height, width = reduced_size(channels, size)
-        assert channels * height * width <= 1024
-    large = shapes(3, size=64, channels=3)
-    squares = np.asarray(large.images).astype(np.float64).reshape(3, 3, 16, 4, 16, 4).mean(axis=(3, 5)) / 255
-    assert flat_pixels(large, (16, 16)) == pytest.approx(squares.reshape(3, -1), abs=1e-6)
-
-
-def test_black_images_have_baselines_too() -> None:
-    pixels = np.array(shapes(30).images)
-    pixels[:4] = 0
-    black = ImageSet(images=pixels, labels=shapes(30).labels, classes=("a", "b", "c"))
-    tree = measure_baselines(black, black.require_labels(), black, black.require_labels(), dimensions=3, terms=TERMS)
-    assert 0 < tree["pixels"]["classification"]["accuracy"] <= 1
-    lifted = without_zeros(np.array([[0, 0], [0, 1]], dtype=np.float32))
-    assert lifted == pytest.approx(np.array([[1 / 255, 1 / 255], [0, 1]]))
-
-
-def test_projection_loses_as_little_as_it_can() -> None:
-    x = np.random.default_rng(0).normal(size=(50, 20)).astype(np.float32) * np.linspace(1, 3, 20, dtype=np.float32)
-    mean, axes = principal_axes(x, 5)
-    assert axes.T @ axes == pytest.approx(np.eye(5), abs=1e-5)
-    back = project(x, mean, axes) @ axes.T + mean
-    best = PCA(5, svd_solver="full").fit(x)
-    lost = ((x - best.inverse_transform(best.transform(x))) ** 2).sum()
-    assert ((x - back) ** 2).sum() == pytest.approx(lost, rel=1e-4)
-    assert principal_axes(x, 99)[1].shape == (20, 20)
-
-
-def test_galleries_that_would_take_long_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nearfar.report.baselines.MOST_GALLERY", 10)
-    one = shapes(12)
-    with pytest.raises(InputError, match="12 images"):
-        measure_baselines(one, one.require_labels(), one, one.require_labels(), dimensions=2, terms=TERMS)
 
 
 # Arrays

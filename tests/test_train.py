@@ -22,7 +22,6 @@ from nearfar.errors import InputError
 from nearfar.losses import LOSSES
 from nearfar.optim import build_optimizer, learning_rate, update_average
 from nearfar.parts import check
-from nearfar.progress import collapse_message, spread
 from nearfar.recipe import Recipe, TrainSection
 from nearfar.train import Fitted, fit, mix
 
@@ -98,7 +97,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path: Path, changes: di
         fit(_interrupted(recipe, stop), images, seed=1, checkpoint=path)
     resumed = fit(recipe, images, seed=1, checkpoint=path, resume=True)
     assert same_bits(whole, resumed)
-    keys = ("epoch", "loss", "learning_rate", "spread")
+    keys = ("epoch", "loss", "learning_rate", "spread", "health")
     assert [[row[key] for key in keys] for row in resumed.history] == [[row[key] for key in keys] for row in whole.history]
 
 
@@ -225,16 +224,6 @@ def test_collapse_is_noticed_once_and_said_in_plain_words(small: ImageSet) -> No
     fit(RECIPE, small, watcher=(healthy := Recorder()))
     assert healthy.warnings == []
     assert len(healthy.rows) == 3
-
-
-def test_spread_is_zero_for_one_point_and_one_for_centred_points() -> None:
-    points = torch.nn.functional.normalize(torch.randn(50, 4), dim=1)
-    assert spread(torch.ones(5, 3)) == 0
-    assert spread(torch.cat([points, -points])) == pytest.approx(1)
-    rows = points.numpy()
-    oracle = np.sqrt(((rows - rows.mean(0)) ** 2).sum(1).mean() / (rows**2).sum(1).mean())
-    assert spread(points) == pytest.approx(float(oracle), rel=1e-5)
-    assert collapse_message(points, 1) is None
 
 
 def test_learning_rates_follow_their_closed_forms() -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from nearfar.calibrate import PRECISION, Calibration, calibrate, class_probabilities, label_probability
 from nearfar.errors import InputError, did_you_mean
 from nearfar.params import Params
 from nearfar.search.index import NeighborIndex, not_fitted
@@ -120,6 +121,7 @@ class NeighborClassifier(Params):
             an index of its own. None is ``NeighborIndex()``.
         k: how many neighbours vote.
         vote: "majority" or "similarity"; see ``winners`` for how ties end.
+        calibration: what ``calibrate`` found, for probabilities that mean what they say. None: the share of the vote.
 
     Attributes:
         classes_: the distinct labels, sorted; the columns of ``predict_proba``.
@@ -130,10 +132,17 @@ class NeighborClassifier(Params):
     _own: NeighborIndex
     _coded: tuple[npt.NDArray[Any], npt.NDArray[Any], Codes]
 
-    def __init__(self, index: NeighborIndex | None = None, k: int = 10, vote: str = "majority") -> None:
+    def __init__(
+        self,
+        index: NeighborIndex | None = None,
+        k: int = 10,
+        vote: str = "majority",
+        calibration: Calibration | None = None,
+    ) -> None:
         self.index = index
         self.k = k
         self.vote = vote
+        self.calibration = calibration
 
     def fit(self, X: Any, y: Any) -> Self:
         """Index the vectors ``X`` [N, D] with their labels ``y`` [N]; the index that was given stays as it is.
@@ -175,12 +184,51 @@ class NeighborClassifier(Params):
     def predict_proba(self, X: Any) -> Wide:
         """Return the share of the vote that each class has, [N, classes], in the order of ``classes_``.
 
+        With ``calibration`` it is the calibrated probability. ``predict`` names the class that won the vote all the same; in
+        rare cases another is the more probable.
+
         Raises:
             InputError: as ``predict``.
         """
         _, classes, _ = self._codes()
         codes, similarity = self._neighbours(X)
+        if self.calibration is not None:
+            return class_probabilities(codes, similarity, len(classes), self.calibration)
         return probabilities(codes, similarity, len(classes), check_vote(self.vote))
+
+    def calibrate(self, X: Any, y: Any) -> Self:
+        """Set ``calibration`` by vectors ``X`` [N, D] that are not in the index, and their labels ``y`` [N].
+
+        Raises:
+            InputError: as ``predict``; or the lengths differ.
+        """
+        _, classes, _ = self._codes()
+        codes, similarity = self._neighbours(X)
+        truth = _column(y)
+        if truth.shape != (len(codes),):
+            raise InputError(f"y has shape {truth.shape}, X has {len(codes):,} rows; expected one label for each row")
+        # A label that the index lacks is no neighbour's.
+        own = classes[codes] == truth[:, None]
+        labels = winners(codes, similarity, check_vote(self.vote))
+        self.calibration = calibrate(codes, similarity, own, labels, classes[labels] == truth, len(classes))
+        return self
+
+    def known(self, X: Any, precision: float = PRECISION) -> npt.NDArray[np.bool_]:
+        """Say for each row of ``X`` [N, D] whether its label is to be believed, [N].
+
+        Of the labels that are, a share ``precision`` is right; see ``Calibration.threshold``.
+
+        Raises:
+            InputError: as ``predict``; there is no calibration, or the precision is out of range.
+        """
+        if self.calibration is None:
+            raise InputError(
+                "there is no calibration to tell the known by; call calibrate(X, y) with vectors that are not in the index"
+            )
+        codes, similarity = self._neighbours(X)
+        labels = winners(codes, similarity, check_vote(self.vote))
+        line = self.calibration.threshold(precision)
+        return label_probability(codes, similarity, labels, self.calibration) >= line
 
     def score(self, X: Any, y: Any) -> float:
         """Return the share of rows of ``X`` [N, D] that get their label in ``y`` [N]."""

@@ -200,7 +200,7 @@ def query_values(
         InputError: a vector cannot be searched: it is zero under the cosine.
     """
     k = min(section.k, len(gallery))
-    scores, rows = NeighborIndex(metric=section.metric).fit(gallery).search_rows(queries, k)
+    scores, rows = NeighborIndex(section.metric, "exact").fit(gallery).search_rows(queries, k)
     codes = gallery_labels[rows]
     voted = winners(codes, similarities(scores, section.metric), section.vote)
     ranked = rank_queries(queries, labels, gallery, gallery_labels, metric=section.metric, ks=(1,)).figures()

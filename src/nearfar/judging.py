@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nearfar import runs
+from nearfar.answers import trained_images
 from nearfar.card import write_card
 from nearfar.data import ImageSet, load_splits
 from nearfar.embedder import Embedder
 from nearfar.errors import InputError
 from nearfar.files import write_json
+from nearfar.health import warnings_of
 from nearfar.search import NeighborIndex
 from nearfar.splits import Splits, load_for
+
+if TYPE_CHECKING:
+    from nearfar.beside import Beside, Side
 
 Source = str | Path | ImageSet
 Labels = npt.NDArray[np.int64]
@@ -84,7 +89,8 @@ def judge(run: str | Path, data: Source | None = None, *, device: str = "auto", 
         found = load_splits(data, **shape_of(model), skip_bad=skip_bad)
     split = next(name for name in ("test", "validation", "train") if name in found)
     queries = found[split]
-    labels = labels_in(queries, model.classes_)
+    classes = classes_of(model, index)
+    labels = labels_in(queries, classes)
     started = time.perf_counter()
     z = model.transform(queries)
     seconds = time.perf_counter() - started
@@ -97,7 +103,7 @@ def judge(run: str | Path, data: Source | None = None, *, device: str = "auto", 
         source=source,
         split=split,
         splits=splits,
-        classes=[*model.classes_, *(one for one in queries.classes if one not in model.classes_)],
+        classes=[*classes, *(one for one in queries.classes if one not in classes)],
         queries=queries,
         labels=labels,
         z=z,
@@ -112,15 +118,23 @@ def evaluate(run: str | Path, data: Source | None = None, *, device: str = "auto
     Returns:
         The tree that ``metrics.json`` holds.
     """
+    from nearfar.certainty import keep_calibration
+
     judged = judge(run, data, device=device, skip_bad=skip_bad)
-    tree = figures(judged)
+    tree = figures(judged, skip_bad=skip_bad)
+    keep_calibration(judged, tree)
     write_json(judged.folder / runs.METRICS, tree)
     write_card(judged.folder)
     return tree
 
 
-def figures(judged: Judged) -> dict[str, Any]:
-    """All figures of a judged run, as ``metrics.json`` holds them; classes that were kept apart under ``unseen``."""
+def figures(judged: Judged, *, skip_bad: bool = False) -> dict[str, Any]:
+    """All figures of a judged run, as ``metrics.json`` holds them; classes that were kept apart under ``unseen``.
+
+    ``left_out`` says why there are no ``leaks`` or no ``baselines``, where there are none.
+    """
+    from nearfar.beside import Side
+    from nearfar.certainty import certainty
     from nearfar.evaluation import evaluate_embeddings
 
     recipe, model = judged.model.recipe_, judged.model
@@ -135,21 +149,25 @@ def figures(judged: Judged) -> dict[str, Any]:
         "validation": held[:2],
         "classes": judged.classes,
     }
+    gallery = gallery_or_reason(judged, skip_bad=skip_bad)
+    beside = _beside(judged, gallery)
+    there = () if isinstance(gallery, InputError) else (gallery,)
 
-    def measure(gallery: Any, gallery_labels: Any, z: Any, labels: Any, same: bool, **about: Any) -> dict[str, Any]:
-        tree = evaluate_embeddings(gallery, gallery_labels, z, labels, same_set=same, **settings)
+    def measure(near: Side, asked: Side, same: bool, **about: Any) -> dict[str, Any]:
+        copies = beside.copies(near, asked, same)
+        parts = beside.parts(copies)
+        tree = evaluate_embeddings(near.z, near.labels, asked.z, asked.labels, same_set=same, parts=parts, **settings)
         tree["data"] = {**tree.get("data", {}), **about}
         tree["verification"]["threshold_best_from"] = held[2]
         if recipe.evaluate.threshold is None:
             tree["verification"]["threshold_from"] = held[2]
+        beside.add(tree, near, asked, same, copies)
         return tree
 
     itself = "{} themselves, each left out of its own search"
     tree = measure(
-        judged.gallery,
-        judged.gallery_labels,
-        judged.z,
-        judged.labels,
+        Side(judged.gallery, judged.gallery_labels, there),
+        Side(judged.z, judged.labels, (judged.queries,)),
         judged.same,
         source=judged.source,
         split=judged.split,
@@ -158,10 +176,29 @@ def figures(judged: Judged) -> dict[str, Any]:
         skipped=list(judged.queries.skipped),
     )
     add_head_accuracy(tree, judged)
+    strange = None
     if judged.splits is not None and (unseen := judged.splits.unseen) is not None:
-        z, labels = model.transform(unseen), labels_in(unseen, model.classes_)
-        about = {"gallery_is": itself.format("the images of the unseen classes"), "new_classes": len(np.unique(labels))}
-        tree["unseen"] = measure(z, labels, z, labels, True, **about)
+        apart = Side(model.transform(unseen), labels_in(unseen, judged.classes), (unseen,))
+        strange = (apart.z, apart.labels)
+        about = {
+            "gallery_is": itself.format("the images of the unseen classes"),
+            "new_classes": len(np.unique(apart.labels)),
+        }
+        tree["unseen"] = measure(apart, apart, True, **about)
+        if not judged.same:
+            # Not the images that were added to the index since: those of the unseen classes would be there twice.
+            rows = np.asarray(judged.index.ids) < trained_images(judged.config, judged.index)
+            seen = Side(judged.gallery[rows], judged.gallery_labels[rows], there)
+            tree["unseen"]["with_seen"] = _among_all(apart, seen, beside, settings)
+    left_out = dict(beside.left_out)
+    try:
+        tree |= certainty(judged, held[:2] if held[2] == "validation images" else None, strange)
+    except InputError as reason:
+        left_out["calibration"] = str(reason)
+    if left_out:
+        tree["left_out"] = left_out
+    if warnings := warnings_of(model.history_):
+        tree["training"] = {"warnings": warnings}
     training = judged.config.get("training", {})
     tree["timing"] = {
         **tree.get("timing", {}),
@@ -171,6 +208,94 @@ def figures(judged: Judged) -> dict[str, Any]:
         "images_per_second": len(judged.queries) / judged.seconds,
     }
     return tree
+
+
+def _among_all(apart: Side, seen: Side, beside: Beside, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of images of unseen classes, searched among one another and the gallery of the seen classes together."""
+    from nearfar.beside import Side
+    from nearfar.evaluation.figures import finite, search_figures
+    from nearfar.search.vectors import unit_rows
+
+    images = (*apart.images, *seen.images) if seen.images else ()
+    both = Side(np.concatenate([apart.z, seen.z]), np.concatenate([apart.labels, seen.labels]), images)
+    copies = beside.copies(both, apart, True)
+    scaled = [unit_rows(side.z, "images") if settings["metric"] == "cosine" else side.z for side in (both, apart)]
+    tree: dict[str, Any] = finite(
+        search_figures(
+            scaled[0],
+            both.labels,
+            scaled[1],
+            apart.labels,
+            names=settings["classes"],
+            exclude=np.arange(len(apart.labels)),
+            k=min(settings["k"], len(both.labels) - 1),
+            parts=beside.parts(copies),
+            **{name: settings[name] for name in ("metric", "vote", "seed", "bootstrap")},
+        )
+    )
+    tree["data"] = {
+        "gallery": len(both.labels),
+        "queries": len(apart.labels),
+        "gallery_is": "the images of the unseen classes and the run's index, each left out of its own search",
+    }
+    beside.add(tree, both, apart, True, copies)
+    # Averages over classes count the seen ones that an image was taken for, of which none was asked about.
+    for each in (tree, *tree.get("baselines", {}).values()):
+        for name in ("precision_macro", "recall_macro", "f1_macro"):
+            del each["classification"][name]
+    return tree
+
+
+def _beside(judged: Judged, gallery: ImageSet | InputError) -> Beside:
+    from nearfar.beside import Beside
+    from nearfar.evaluation.baselines import Terms
+
+    settings, splits, held = judged.model.recipe_.evaluate, judged.splits, None
+    if splits is not None and splits.validation is not None and judged.split != "validation":
+        held = splits.validation, labels_in(splits.validation, judged.model.classes_)
+    elif not isinstance(gallery, InputError) and len(gallery) == len(judged.index) and (splits is not None or not judged.same):
+        rows = sampled_rows(len(gallery))  # the same images that the run's own threshold is chosen on
+        held = gallery.subset(rows), np.asarray(judged.index.labels)[rows]
+    terms = Terms(
+        names=judged.classes,
+        metric=settings.metric,
+        k=settings.k,
+        vote=settings.vote,
+        seed=judged.config["seed"],
+        bootstrap=settings.bootstrap,
+    )
+    return Beside(gallery, judged.z.shape[1], terms, held)
+
+
+def gallery_images(judged: Judged, *, skip_bad: bool = False) -> ImageSet:
+    """The images behind the rows of the gallery.
+
+    Raises:
+        InputError: they cannot be read, or are no longer those that the index was made from.
+    """
+    if judged.same:
+        return judged.queries
+    trained_on, recipe = judged.config["data"].get("source"), judged.model.recipe_
+    if judged.splits is not None:
+        images = judged.splits.train
+    elif trained_on is None:
+        raise InputError("the run does not say what it was trained on")
+    else:
+        images = load_for(trained_on, recipe.data, seed=judged.config["seed"], skip_bad=skip_bad).train
+    if added := int((judged.index.ids >= trained_images(judged.config, judged.index)).sum()):
+        raise InputError(f"{added:,} images were added to the index since, and only their vectors are kept")
+    noted = judged.config["data"].get("train", {}).get("sha256")
+    if images.ids.tolist() != judged.index.names["images"] or images.fingerprint() != noted:
+        raise InputError(f"the training images in {trained_on} have changed since the run was made")
+    return images
+
+
+def gallery_or_reason(judged: Judged, *, skip_bad: bool = False) -> ImageSet | InputError:
+    """As `gallery_images`, with the reason in place of an error."""
+    try:
+        return gallery_images(judged, skip_bad=skip_bad)
+    except InputError as reason:
+        return InputError(f"the images that it was trained on are not to be had: {reason}")
 
 
 def add_head_accuracy(tree: dict[str, Any], judged: Judged) -> None:
@@ -201,9 +326,15 @@ def load_run(folder: Path, *, device: str = "auto") -> tuple[Embedder, NeighborI
     index = NeighborIndex.load(folder / runs.INDEX, expect_model_hash=digest)
     if index.labels is None or len(index.names.get("images", [])) != len(index):
         raise InputError(f"{folder / runs.INDEX} is damaged: it lacks labels or names of images; train again")
-    if np.asarray(index.labels).max() >= len(model.classes_):
+    classes = classes_of(model, index)
+    if np.asarray(index.labels).max() >= len(classes) or tuple(classes[: len(model.classes_)]) != tuple(model.classes_):
         raise InputError(f"{folder / runs.INDEX} does not belong to {folder}: it has classes that the run lacks")
     return model, index
+
+
+def classes_of(model: Embedder, index: NeighborIndex) -> list[str]:
+    """Names of the classes that labels of the index number: those of training, then those that were added to the index."""
+    return list(index.names.get("classes", model.classes_))
 
 
 def threshold_rows(judged: Judged) -> tuple[npt.NDArray[np.float32], Labels, str]:
@@ -211,8 +342,13 @@ def threshold_rows(judged: Judged) -> tuple[npt.NDArray[np.float32], Labels, str
     index, splits, model = judged.index, judged.splits, judged.model
     if splits is not None and splits.validation is not None and judged.split != "validation":
         return model.transform(splits.validation), labels_in(splits.validation, model.classes_), "validation images"
-    rows = np.sort(np.random.default_rng(0).permutation(len(index))[:THRESHOLD_ROWS])
+    rows = sampled_rows(len(index))
     return np.asarray(index.vectors[rows]), np.asarray(index.labels)[rows], "training images"
+
+
+def sampled_rows(count: int) -> Labels:
+    """The gallery rows, ascending, that thresholds are chosen on where there are no validation images."""
+    return np.sort(np.random.default_rng(0).permutation(count)[:THRESHOLD_ROWS])
 
 
 def shape_of(model: Embedder) -> dict[str, Any]:

@@ -1,14 +1,10 @@
-"""Who is told how training goes: nobody, or a person at a terminal; and what is worth a warning."""
+"""Who is told how training goes: nobody, or a person at a terminal."""
 
 from __future__ import annotations
 
 import sys
 import time
 from typing import IO, Any, Protocol
-
-from torch import Tensor
-
-COLLAPSED = 0.05  # spread of the embeddings (0: all the same, 1: centred) below which we speak of collapse
 
 
 class Watcher(Protocol):
@@ -56,26 +52,6 @@ class Speed:
 
     def value(self) -> float:
         return self.images / max(1e-9, time.perf_counter() - self.start)
-
-
-def spread(z: Tensor) -> float:
-    """Root mean square distance of the rows of ``z`` [B, D] from their mean, over their root mean square length.
-
-    0 when all points are the same, 1 when their mean is the origin.
-    """
-    z = z.double()
-    size = z.square().sum(1).mean().sqrt()
-    return float((z - z.mean(0)).square().sum(1).mean().sqrt() / size.clamp_min(1e-30))
-
-
-def collapse_message(z: Tensor, epoch: int) -> str | None:
-    """One sentence when all points of ``z`` [B, D] lie near each other, with what to try; else None."""
-    if len(z) < 4 or spread(z) >= COLLAPSED:
-        return None
-    return (
-        f"the embedding has collapsed in epoch {epoch}: all points lie near each other (spread {spread(z):.3f} of 1); "
-        "try a lower train.learning_rate, a larger loss margin or a lower temperature, or more classes in a batch"
-    )
 
 
 class ProgressLine:

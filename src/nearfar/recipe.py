@@ -112,6 +112,7 @@ class EvaluateSection:
     """How the embedding is judged."""
 
     metric: Literal["cosine", "dot", "euclidean"] = "cosine"
+    backend: Literal["auto", "exact", "hnsw", "annoy", "milvus"] = "auto"  # what searches the run's index; docs/search.md
     k: int = 10  # neighbours that vote
     vote: Literal["majority", "similarity"] = "majority"
     threshold: float | None = None  # distance below which a pair counts as the same; None: the best on validation pairs

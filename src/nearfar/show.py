@@ -33,6 +33,7 @@ _FIGURES = (
     ("geometry", "alignment", "alignment"),
     ("geometry", "uniformity", "uniformity"),
 )
+_WORST = 10  # label issues that are named on the screen
 
 
 def trained(result: Mapping[str, Any]) -> str:
@@ -53,28 +54,35 @@ def figures(tree: Mapping[str, Any]) -> str:
     lines = [
         *_skipped(data),
         f"{data['queries']:,} images ({data['source']}, {data['split']}) against {data['gallery']:,}: {data['gallery_is']}",
-        *_table(tree),
+        *_table(tree, _columns_of(tree)),
+        *_copies(tree),
+        *_beside(tree),
+        *_certainty(tree),
     ]
     if "unseen" in tree:
-        apart = tree["unseen"]
+        apart, both = tree["unseen"], tree["unseen"].get("with_seen")
         lines += [
             "",
             f"{apart['data']['queries']:,} images of {apart['data']['new_classes']:,} classes never trained on, "
-            "each left out of its own search",
-            *_table(apart),
+            "each left out of its own search"
+            + (f": among themselves, and among all {both['data']['gallery']:,} images" if both else ""),
+            *_table(apart, _columns_of(apart, tree)),
+            *_copies(apart),
         ]
     timing = tree.get("timing", {})
     parts = [f"embedding {timing['images_per_second']:,.0f} images/s"] if timing.get("images_per_second") else []
     if timing.get("train_seconds") is not None:
         parts.insert(0, f"training {timing['train_seconds']:.1f} s")
-    return "\n".join([*lines, "", ", ".join(parts)])
+    warned = [f"warning: {message}" for message in tree.get("training", {}).get("warnings", [])]
+    return "\n".join([*lines, "", ", ".join(parts), *warned])
 
 
 def reported(result: Mapping[str, Any]) -> str:
     """What `report.report` returned: the figures, then what was written."""
     reasons: dict[str, list[str]] = {}
     for name, reason in result["left_out"].items():
-        reasons.setdefault(reason, []).append(name)
+        if name not in result["figures"].get("left_out", {}):  # of which the figures tell
+            reasons.setdefault(reason, []).append(name)
     lines = [f"left out {', '.join(names)}: {reason}" for reason, names in reasons.items()]
     size = result["bytes"] / 1e6
     return "\n".join(
@@ -112,15 +120,69 @@ def neighbors(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(blocks)
 
 
+def added(result: Mapping[str, Any]) -> str:
+    """What `indexing.add_images` returned."""
+    there = result["already_there"]
+    lines = [*_skipped(result)]
+    if there:
+        more = f" and {len(there) - 3:,} more" if len(there) > 3 else ""
+        lines.append(f"already in the index, left out: {', '.join(there[:3])}{more}")
+    named = _counted(result["added"], result["new_classes"], "new")
+    lines.append(f"added {named or 'nothing'}; the index of {result['run']} holds {result['images']:,} images")
+    return "\n".join(lines)
+
+
+def removed(result: Mapping[str, Any]) -> str:
+    """What `indexing.remove_images` returned."""
+    named = _counted(result["removed"], result["gone_classes"], "the last")
+    return f"removed {named}; the index of {result['run']} holds {result['images']:,} images"
+
+
+def index(result: Mapping[str, Any]) -> str:
+    """What `indexing.index_info` returned."""
+    rows = [("class", "images", "added since training")]
+    rows += [(one["name"], f"{one['images']:,}", f"{one['added']:,}" if one["added"] else "") for one in result["classes"]]
+    lines = [
+        f"{result['images']:,} images in the index of {result['run']}, {result['added_images']:,} of them added since training",
+        f"{result['dimensions']} numbers each, near and far by {result['metric']}, {result['bytes'] / 1e6:.1f} MB, "
+        f"made by the model {str(result['model'])[:12]}",
+    ]
+    return "\n".join([*lines, *_columns(rows)])
+
+
 def predictions(results: Sequence[Mapping[str, Any]]) -> str:
     """What `verbs.predict` returned: a line for every image."""
-    head = ["image", "label", "votes", "nearest", "score"]
-    rows = [[r["image"], r["label"], f"{r['votes']:.2f}", r["nearest"], f"{r['score']:.4f}"] for r in results]
+    head = ["image", "label", "votes", "probability", "nearest", "score"]
+    rows = [
+        [r["image"], _said(r), f"{r['votes']:.2f}", f"{r['probability']:.4f}", r["nearest"], f"{r['score']:.4f}"]
+        for r in results
+    ]
     if any("head_label" in result for result in results):
         head = [*head, "linear head"]
         rows = [[*row, result["head_label"]] for row, result in zip(rows, results, strict=True)]
     lines = _columns([head, *rows])
     return "\n".join(lines) + _right(results)
+
+
+def label_issues(result: Mapping[str, Any]) -> str:
+    """What `labelissues.label_issues` returned: counts, the worst, and where the rest is."""
+    how = f"in {result['folds']} folds" if result["folds"] else "in the embedding of the run"
+    conflicts = result["conflicts"]
+    lines = [
+        *_skipped(result),
+        f"{result['images']:,} images of {result['classes']:,} classes ({result['source']}), each judged by its {result['k']} "
+        f"nearest {how}: {result['likely']:,} labels are likely wrong",
+        *([f"{result['unlabelled']:,} images without a label are left out"] if result["unlabelled"] else []),
+        *([f"{result['new_classes']:,} classes are not known to the run"] if result["new_classes"] else []),
+        *([f"{result['alone']:,} images are the only one of their class"] if result["alone"] else []),
+    ]
+    if result["issues"]:
+        rows = [(one["image"], one["given"], one["suggested"], f"{one['score']:.3g}") for one in result["issues"][:_WORST]]
+        lines += _columns([("image", "given", "suggested", "score"), *rows])
+    lines.append(f"copies with different labels: {len(conflicts):,}{'' if result['near_sought'] else ' (exact ones alone)'}")
+    for group in conflicts[:_WORST]:
+        lines.append("  " + " = ".join(f"{one['image']} ({one['label']})" for one in group["images"]))
+    return "\n".join([*lines, f"table: {result['table']}", f"pictures: {result['gallery']}"])
 
 
 def compared(tree: Mapping[str, Any]) -> str:
@@ -150,11 +212,38 @@ def _right(results: Sequence[Mapping[str, Any]]) -> str:
     known = [result for result in results if "true_label" in result]
     if not known:
         return ""
-    right = sum(result["true_label"] == result["label"] for result in known)
-    return f"\n{right:,} of {len(known):,} with a label are right ({right / len(known):.4f})"
+    right = sum(result["true_label"] == result["voted"] for result in known)
+    line = f"\n{right:,} of {len(known):,} with a label are right ({right / len(known):.4f})"
+    given = [result for result in known if result["label"] == result["voted"]]
+    if len(given) == len(known):
+        return line
+    right = sum(result["true_label"] == result["label"] for result in given)
+    share = f" ({right / len(given):.4f})" if given else ""
+    return f"{line}; {len(known) - len(given):,} are called unknown, and of the other {len(given):,} {right:,} are right{share}"
 
 
-def _table(tree: Mapping[str, Any]) -> list[str]:
+def _counted(counts: Mapping[str, int], marked: Sequence[str], mark: str) -> str:
+    return ", ".join(f"{count:,} of {name}{f' ({mark})' if name in marked else ''}" for name, count in counts.items())
+
+
+def _said(result: Mapping[str, Any]) -> str:
+    """The label of an answer; of an unknown one with the class that won the vote all the same."""
+    return result["label"] if result["label"] == result["voted"] else f"{result['label']} ({result['voted']}?)"
+
+
+def _columns_of(tree: Mapping[str, Any], seen: Mapping[str, Any] | None = None) -> dict[str, Mapping[str, Any]]:
+    """The trees whose figures stand in one row, by heading: those of a search, what others find, and of ``seen`` classes."""
+    columns = {"": tree} if seen is None else {"themselves": tree}
+    if "with_seen" in tree:
+        columns["all"] = tree["with_seen"]
+    if seen is not None:
+        columns["seen classes"] = seen
+    found = tree.get("baselines", {})
+    return columns | {title: found[name] for name, title in (("pca", "PCA"), ("pixels", "pixels")) if name in found}
+
+
+def _table(tree: Mapping[str, Any], columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The figures of ``tree`` with their intervals, and in ``columns`` itself and those of others beside it."""
     rows, section = [], ""
     for name, key, title in _FIGURES:
         value = tree.get(name, {}).get(key)
@@ -162,11 +251,77 @@ def _table(tree: Mapping[str, Any]) -> list[str]:
             continue
         interval = tree.get("confidence", {}).get(name, {}).get(key)
         spread = f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
-        rows.append((name if name != section else "", title.format(k=tree[name].get("k", "k")), f"{value:.4f}", spread))
+        found = [column.get(name, {}).get(key) for column in columns.values()]
+        cells = ["" if one is None else f"{one:.4f}" for one in found]
+        heading = title.format(k=tree[name].get("k", "k"))
+        rows.append((name if name != section else "", heading, cells[0], spread, *cells[1:]))
         section = name
-    if any(row[3] for row in rows):
-        rows.insert(0, ("", "", "", "95 % interval"))
+    spread = "95 % interval" if any(row[3] for row in rows) else ""
+    if spread or len(columns) > 1:
+        first, *others = columns
+        rows.insert(0, ("", "", first, spread, *others))
     return _columns(rows)
+
+
+def _copies(tree: Mapping[str, Any]) -> list[str]:
+    """What was found of copies in the gallery, and what figures are without them."""
+    found = tree.get("leaks")
+    if found is None:
+        return []
+    near = "near copies were not looked for" if found["near"] is None else f"{found['near']:,} nearly"
+    count, rest = found["exact"] + (found["near"] or 0), found["figures"]["without"]
+    line = f"copies in the gallery: {found['exact']:,} images are there to the pixel, {near}"
+    if not count or not rest["queries"]:
+        return [line]
+    names = (("accuracy", "accuracy"), ("one_nn_accuracy", "1-NN"), ("recall@1", "recall@1"), ("map@r", "MAP@R"))
+    pairs = [
+        f"{title} {rest[key]:.4f} (with them {found['figures']['all'][key]:.4f})"
+        for key, title in names
+        if rest[key] is not None
+    ]
+    return [line, f"without these {count:,}: {', '.join(pairs)}"]
+
+
+def _certainty(tree: Mapping[str, Any]) -> list[str]:
+    """How far probabilities are to be believed, how much is answered, and what happens to classes never seen."""
+    found = tree.get("calibration")
+    if found is None:
+        return []
+    before, after = found["before"], found["after"]
+    lines = [
+        "",
+        f"probabilities from {found['images']:,} {found['images_are']}: calibration error {before['ece']:.4f} before, "
+        f"{after['ece']:.4f} after; log loss {before['log_loss']:.4f} before, {after['log_loss']:.4f} after",
+    ]
+    if asked := found.get("queries"):
+        right = "" if asked["precision"] is None else f", and {100 * asked['precision']:.2f} % of these answers are right"
+        lines.append(
+            f"of these images: calibration error {asked['ece_before']:.4f} before, {asked['ece_after']:.4f} after; "
+            f"{100 * asked['answered']:.2f} % are answered where {100 * found['precision_wanted']:g} % are to be right{right}"
+        )
+    if fresh := found.get("added_classes"):
+        lines.append(f"classes added since training: {fresh['accuracy']:.4f} of {fresh['images']:,} images are found")
+    if apart := tree.get("open_set"):
+        lines.append(
+            f"against {apart['unseen']:,} images of classes never seen: AUROC {apart['auroc']:.4f}, "
+            f"false positive rate {apart['fpr@95tpr']:.4f} at 95 % true ones; "
+            f"{100 * apart['answered_unseen']:.2f} % of them get an answer"
+        )
+    return lines
+
+
+def _beside(tree: Mapping[str, Any]) -> list[str]:
+    """On how many queries baselines were measured, and why something is missing."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in tree.get("left_out", {}).items():
+        reasons.setdefault(reason, []).append({"leaks": "copies"}.get(name, name))
+    lines = [f"without {' and '.join(names)}: {reason}" for reason, names in reasons.items()]
+    if "baselines" not in tree:
+        return lines
+    measured = tree["baselines"]["pixels"]["queries"]
+    if measured < tree["data"]["queries"]:
+        lines.append(f"PCA and pixels: the same search without training, of {measured:,} of the images")
+    return lines
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

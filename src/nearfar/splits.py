@@ -6,7 +6,8 @@ validation rows are cut by the run's seed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -82,6 +83,23 @@ def cut(parts: Mapping[str, ImageSet], section: DataSection, *, seed: int) -> Sp
     return Splits(train=train, validation=validation, test=test, unseen=unseen)
 
 
+def parse_unseen(text: str) -> float | tuple[str, ...]:
+    """Read "0.3", a share of the classes, or "7,8,9", their names with commas between them.
+
+    A class that is called like a share, or has a comma in its name, is named in the recipe: ``data.unseen = ["0.3"]``.
+
+    Raises:
+        InputError: there is no name in it.
+    """
+    with contextlib.suppress(ValueError):
+        if 0 < (share := float(text)) < 1:
+            return share
+    names = tuple(name for part in text.split(",") if (name := part.strip()))
+    if not names:
+        raise InputError(f"unseen is {text!r}; expected names of classes with commas between them, or a share such as 0.3")
+    return names
+
+
 def concatenate(first: ImageSet, second: ImageSet) -> ImageSet:
     """Both sets' images, first ones first; they must have the same classes and image shape."""
     labels = None
@@ -108,7 +126,7 @@ def _how(train: ImageSet, how: How) -> How:
     return "random" if how == "stratified" and train.labels is None else how
 
 
-def _unseen_classes(train: ImageSet, unseen: float | tuple[str, ...]) -> np.ndarray:
+def _unseen_classes(train: ImageSet, unseen: float | Sequence[str]) -> np.ndarray:
     if train.labels is None:
         raise InputError("data.unseen keeps classes from training, but the data has no labels")
     if isinstance(unseen, float):
@@ -118,7 +136,11 @@ def _unseen_classes(train: ImageSet, unseen: float | tuple[str, ...]) -> np.ndar
     for name in unseen:
         if name not in numbers:
             raise InputError(f"data.unseen names the class {name!r}, which the data lacks{did_you_mean(name, numbers)}")
-    return np.array(sorted(numbers[name] for name in unseen), dtype=np.int64)
+    apart = np.array(sorted({numbers[name] for name in unseen}), dtype=np.int64)
+    if len(rest := np.setdiff1d(present_classes(train), apart)) < 2:
+        left = f"only {train.classes[rest[0]]!r}" if len(rest) else "no class"
+        raise InputError(f"data.unseen leaves {left} to train on, and training needs two classes; name fewer")
+    return apart
 
 
 def _only(part: ImageSet, classes: np.ndarray, *, keep: bool = True) -> ImageSet:

@@ -26,12 +26,13 @@ from nearfar.data import ImageSet
 from nearfar.errors import InputError
 from nearfar.gradcache import cached_step
 from nearfar.heads import Head, HeadLoss
+from nearfar.health import batch_figures, diagnose, embedding_figures, measured_batch, sample
 from nearfar.inference import embed as embed_all
 from nearfar.losses import Loss
 from nearfar.memory import keep_freed_memory, step_memory
 from nearfar.optim import build_optimizer, fastest_precision, learning_rate, update_average
 from nearfar.parts import begin_encoder, build, build_loss, build_sampler, first_batch, training_labels
-from nearfar.progress import Silent, Speed, Watcher, collapse_message, spread
+from nearfar.progress import Silent, Speed, Watcher
 from nearfar.recipe import Recipe
 from nearfar.sampling import Batch
 from nearfar.validate import validation_figures
@@ -59,7 +60,7 @@ class Position:
     images: int = 0
     seconds: float = 0.0
     precision: str = "float32"
-    warned: bool = False
+    health: dict[str, Any] = field(default_factory=dict)  # of the epoch, once its measured batch has passed
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -115,7 +116,8 @@ def fit(
 
     position = Position(precision="float32" if frozen else recipe.train.precision)
     if resume and checkpoint is not None and checkpoint.exists():
-        position = Position(**load_checkpoint(checkpoint, modules, optimizer))
+        kept = load_checkpoint(checkpoint, modules, optimizer)  # an earlier nearfar's may hold other things too
+        position = Position(**{key: value for key, value in kept.items() if key in vars(Position())})
     elif position.precision == "auto":
         position.precision = fastest_precision(
             encoder, normalize(first_batch(recipe, train).to(device), mean, std, channels_last=True)
@@ -196,6 +198,8 @@ def fit(
                 if average is not None:
                     update_average(average, trained, min(recipe.train.average, (1 + step) / (10 + step)))
 
+                if number >= measured_batch(plan) and not position.health:
+                    position.health = _health(loss, z.detach(), labels, batch) | batch_figures(plan, labels)
                 total += value.detach().double() * len(batch.rows)
                 position.batch, position.images, here = number + 1, position.images + len(batch.rows), here + 1
                 speed.add(len(z))
@@ -213,22 +217,23 @@ def fit(
                         raise KeyboardInterrupt
 
             mean_loss = _finite(float(total) / max(1, position.images), epoch, step, recipe, checkpoint)
-            if not position.warned and (message := collapse_message(z.detach(), epoch + 1)):
-                position.warned = True
-                watcher.warn(message)
             row: dict[str, Any] = {
                 "epoch": epoch + 1,
                 "loss": mean_loss,
                 "learning_rate": optimizer.rate,
-                "spread": spread(z.detach()),
+                "spread": position.health["spread"],
                 "images_per_second": round(speed.value(), 1),
+                "health": position.health,
             }
+            if warning := diagnose(position.history, row, within_batch=loss.takes_keys):
+                row["warning"] = warning
+                watcher.warn(warning["message"])
             if validation is not None:
                 judged, by = trained if average is None else average
                 row["validation"] = validation_figures(judged, by, recipe, validation, classes, device=device, z=held)
             row["seconds"] = round(elapsed(), 3)
             position.history.append(row)
-            position.epoch, position.batch, position.images = epoch + 1, 0, 0
+            position.epoch, position.batch, position.images, position.health = epoch + 1, 0, 0, {}
             total.zero_()
             watcher.epoch(row, epochs)
             if on_epoch is not None:
@@ -242,6 +247,20 @@ def fit(
     head = by.head([train.classes[number] for number in classes]) if isinstance(by, HeadLoss) else None
     speeds = [row["images_per_second"] for row in position.history]
     return Fitted(final.cpu().eval(), position.history, elapsed(), float(np.median(speeds)), position.precision, head)
+
+
+def _health(loss: Loss, z: Tensor, labels: np.ndarray, batch: Batch) -> dict[str, Any]:
+    """How the embeddings of a batch lie, and what share of what the loss compares is not zero yet."""
+    chosen = sample(len(batch.rows))
+    rows = torch.from_numpy(chosen).to(z.device)
+    if batch.partners is None or batch.same is None:
+        own = labels[batch.rows[chosen]]
+        active = loss.active(z[rows], torch.from_numpy(own).to(z.device))
+        return embedding_figures(z[rows], own) | {"active": active}
+    a, b = (half[rows] for half in z.chunk(2))
+    active = loss.active_pairs(a, b, torch.from_numpy(batch.same[chosen]).to(z.device))
+    own = labels[np.concatenate([batch.rows[chosen], batch.partners[chosen]])]
+    return embedding_figures(torch.cat([a, b]), own) | {"active": active}
 
 
 def mix(seed: int, number: int) -> int:

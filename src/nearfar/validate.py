@@ -105,7 +105,7 @@ def _pair_loss(loss: nn.Module, points: torch.Tensor, pairs: Any) -> tuple[float
 
 def _knn_accuracy(z: np.ndarray, numbers: np.ndarray, recipe: Recipe) -> float:
     metric = recipe.evaluate.metric
-    index = NeighborIndex(metric=metric).fit(z)
+    index = NeighborIndex(metric, "exact").fit(z)
     own = np.arange(len(z))
     scores, rows = index.search_rows(z, min(recipe.evaluate.k, len(z) - 1), exclude=own)
     voted = winners(numbers[rows], similarities(scores, metric), recipe.evaluate.vote)

@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 
 from nearfar import runs
+from nearfar.answers import UNKNOWN, answer, calibrate, current_calibration, gallery_of, trained_images, write_calibration
+from nearfar.calibrate import PRECISION
 from nearfar.card import write_card
-from nearfar.classify import similarities, vote_weights, winners
 from nearfar.data import ImageSet, load_any, load_images
 from nearfar.data.loading import open_source
 from nearfar.embedder import Embedder
 from nearfar.errors import InputError
 from nearfar.files import write_atomic, write_text
-from nearfar.judging import Source, evaluate, judge, load_run, shape_of
+from nearfar.judging import Source, classes_of, evaluate, judge, labels_in, load_run, shape_of
 from nearfar.progress import Watcher
 from nearfar.recipe import Recipe, load_recipe
 from nearfar.search import NeighborIndex
-from nearfar.splits import describe, load_for, present_classes
+from nearfar.splits import describe, load_for, parse_unseen, present_classes
 
 __all__ = ["embed", "evaluate", "export", "predict", "search", "train"]
 
@@ -35,6 +36,7 @@ def train(
     out: str | Path | None = None,
     seed: int = 0,
     epochs: int | None = None,
+    unseen: str | float | Sequence[str] | None = None,
     device: str = "auto",
     changes: Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -51,6 +53,8 @@ def train(
         out: the run folder; None: a new one below ``runs``.
         seed: everything random follows from it.
         epochs: instead of the recipe's.
+        unseen: classes to keep from training, instead of the recipe's ``data.unseen``: names, or a share of all classes, or
+            either as text for `nearfar.splits.parse_unseen`. `evaluate` measures how well they are told apart.
         device: "auto", "cpu" or "cuda".
         changes: values by dotted key that replace the recipe's.
         resume: go on with the interrupted run in ``out``.
@@ -73,7 +77,9 @@ def train(
         start = begun.get("run") if start is None and isinstance(begun, dict) else start
     if recipe is None:
         recipe = default_recipe(source) if start is None else runs.recipe_to_continue(Path(start))
-    chosen = load_recipe(recipe, {**(changes or {}), **({"train.epochs": epochs} if epochs is not None else {})})
+    own = {"train.epochs": epochs, "data.unseen": parse_unseen(unseen) if isinstance(unseen, str) else unseen}
+    given = {key: value for key, value in own.items() if value is not None}
+    chosen = load_recipe(recipe, {**(changes or {}), **given})
     mode = "" if chosen.train.mode == "embedding" else f"-{chosen.train.mode}"
     folder = Path(out) if out is not None else runs.free_folder(f"{Path(source).stem}-{chosen.name}{mode}")
     if not resume:
@@ -86,8 +92,13 @@ def train(
     model.fit_parts(splits.train, splits.validation, folder=folder, resume=resume, watcher=watcher)
     z = model.transform(splits.train)
     digest = runs.finish(folder, model.encoder_, model.config(about), model.history_, model.head_)
-    index = NeighborIndex(metric=chosen.evaluate.metric).fit(z, splits.train.labels)
+    index = NeighborIndex(chosen.evaluate.metric, chosen.evaluate.backend).fit(z, splits.train.labels)
     index.save(folder / runs.INDEX, model_hash=digest, names={"images": splits.train.ids.tolist()})
+    if splits.train.labels is not None:
+        held = splits.validation
+        seen = None if held is None else (model.transform(held), labels_in(held, model.classes_))
+        gallery = gallery_of(index, chosen.evaluate, len(splits.train))
+        write_calibration(folder, gallery, calibrate(gallery, seen))
     write_card(folder)
     return {
         "run": str(folder),
@@ -145,12 +156,12 @@ def search(
     model, index = load_run(Path(run), device=device)
     queries = load_any(images, **shape_of(model), skip_bad=skip_bad)
     scores, rows = index.search_rows(model.transform(queries), k=k)
-    labels, names = np.asarray(index.labels), index.names["images"]
+    labels, names, classes = np.asarray(index.labels), index.names["images"], classes_of(model, index)
     return [
         {
             "query": str(query),
             "neighbors": [
-                {"id": names[row], "label": model.classes_[labels[row]], "score": float(score)}
+                {"id": names[row], "label": classes[labels[row]], "score": float(score)}
                 for score, row in zip(scores[q], rows[q], strict=True)
             ],
         }
@@ -163,42 +174,45 @@ def predict(
     images: Sequence[str | Path],
     *,
     out: str | Path | None = None,
+    precision: float = PRECISION,
     device: str = "auto",
     skip_bad: bool = False,
 ) -> list[dict[str, Any]]:
-    """The class of every given image by the vote of its nearest gallery images.
+    """The class of every given image by the vote of its nearest gallery images, or ``unknown`` where that is not sure enough.
 
     Args:
         run: the run folder.
         images: image files, folders, or anything that `train` takes; of a data set with a test split, that split.
         out: a CSV file to write the result to.
+        precision: wanted share of right ones among the answers that are given; 0 answers everything. See docs/unknown.md.
         device: "auto", "cpu" or "cuda".
         skip_bad: leave out images that cannot be read instead of refusing.
 
     Returns:
-        For every image: ``image``, ``label``, ``votes`` (share of the vote that the label got), ``nearest`` (id of the
-        nearest gallery image) and ``score`` (its similarity or distance); ``head_label``, the class that the linear head
-        says, where the run has one; ``true_label`` where the images bring one.
+        For every image: ``image``; ``label``, the class, or "unknown"; ``voted``, the class in any case; ``votes``, the share
+        of the vote that it got, and ``probability``, that it is right; ``nearest`` (id of the nearest gallery image) and
+        ``score`` (its similarity or distance); ``head_label``, the class that the linear head says, where the run has one;
+        ``true_label`` where the images bring one.
 
     Raises:
-        InputError: the run or an image cannot be used, or ``out`` cannot be written.
+        InputError: the run or an image cannot be used, ``out`` cannot be written, or the precision is out of range.
     """
     model, index = load_run(Path(run), device=device)
     queries = _to_predict(images, model, skip_bad)
-    settings = model.recipe_.evaluate
+    config = runs.read_config(Path(run))
+    gallery = gallery_of(index, model.recipe_.evaluate, trained_images(config, index))
     z = model.transform(queries)
-    scores, rows = index.search_rows(z, k=min(settings.k, len(index)))
-    codes, similarity = np.asarray(index.labels)[rows], similarities(scores, settings.metric)
-    won = winners(codes, similarity, settings.vote)
-    shares = (vote_weights(similarity, settings.vote) * (codes == won[:, None])).sum(axis=1)
-    names = index.names["images"]
+    said = answer(gallery, z, current_calibration(Path(run), gallery), precision)
+    names, classes = index.names["images"], classes_of(model, index)
     results: list[dict[str, Any]] = [
         {
             "image": str(query),
-            "label": model.classes_[won[q]],
-            "votes": round(float(shares[q]), 6),
-            "nearest": names[rows[q, 0]],
-            "score": float(scores[q, 0]),
+            "label": classes[said.labels[q]] if said.known[q] else UNKNOWN,
+            "voted": classes[said.labels[q]],
+            "votes": round(float(said.votes[q]), 6),
+            "probability": round(float(said.probability[q]), 6),
+            "nearest": names[said.nearest[q]],
+            "score": float(said.scores[q]),
         }
         for q, query in enumerate(queries.ids)
     ]

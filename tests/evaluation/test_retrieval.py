@@ -94,6 +94,28 @@ def test_a_large_class_beside_small_ones_and_k_beyond_all() -> None:
     np.testing.assert_allclose(found.precision[200][:95], np.array([89] * 90 + [4] * 5) / 200)
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize("sizes", ["even", "uneven", "alone"])
+def test_groups_of_columns_lose_no_place(spread: float, sizes: str) -> None:
+    """Classes so small beside the gallery that maxima of groups stand for it; whole numbers, so that ties abound."""
+    generator = np.random.default_rng(4)
+    count = 1500
+    shares = {
+        "even": np.arange(count) % 30,
+        "uneven": np.minimum(generator.geometric(0.1, count), 40),
+        "alone": np.arange(count),
+    }
+    labels = generator.permutation(shares[sizes])
+    centres = generator.integers(-9, 10, size=(count + 1, 3))
+    z = np.round(centres[labels] + spread * generator.normal(size=(count, 3)))
+    own = generator.permutation(count)[:60]
+    for metric in ("dot", "euclidean"):
+        for exclude in (own, np.full(60, -1)):
+            found = rank_queries(z[own], labels[own], z, labels, metric=metric, ks=KS, exclude=exclude).figures()
+            for name, values in slow(z[own], labels[own], z, labels, metric, exclude).items():
+                np.testing.assert_allclose(found[name], values, rtol=1e-11, err_msg=f"{name} {metric}")
+
+
 def test_a_collapsed_embedding_finds_nothing() -> None:
     labels = np.arange(40) % 4
     found = rank_queries(np.ones((40, 3)), labels, np.ones((40, 3)), labels, exclude=np.arange(40)).figures()

@@ -9,42 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from neighbours import points, slow
 
 from nearfar.errors import InputError
 from nearfar.search import exact, nearest
+from nearfar.search.exact import nearest_prepared
 from nearfar.search.vectors import METRICS, unit_rows
-
-
-def slow(
-    queries: np.ndarray, gallery: np.ndarray, k: int, metric: str, exclude: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Every pair by itself in float64, rounded to float32, ordered by (score, row)."""
-    if metric == "cosine":
-        queries, gallery = unit_rows(queries, "q"), unit_rows(gallery, "g")
-    a, b = queries.astype(np.float64)[:, None], gallery.astype(np.float64)[None]
-    scores = np.sqrt(((a - b) ** 2).sum(-1)) if metric == "euclidean" else (a * b).sum(-1)
-    if metric == "cosine":
-        scores = np.clip(scores, -1.0, 1.0)
-    scores = scores.astype(np.float32)
-    if exclude is not None:
-        there = np.flatnonzero(exclude >= 0)
-        scores[there, exclude[there]] = np.inf if metric == "euclidean" else -np.inf
-    order = np.argsort(scores if metric == "euclidean" else -scores, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(scores, order, axis=1), order
-
-
-def points(kind: str, rows: int, width: int, seed: int) -> np.ndarray:
-    generator = np.random.default_rng(seed)
-    made = {
-        "normal": lambda: generator.normal(size=(rows, width)),
-        "duplicates": lambda: np.random.default_rng(9).normal(size=(5, width))[generator.integers(5, size=rows)],
-        "collapsed": lambda: np.ones((1, width)) + 1e-7 * generator.normal(size=(rows, width)),
-        "integers": lambda: generator.integers(1, 3, size=(rows, width)),
-        "one point": lambda: np.full((rows, width), 0.3),
-        "far away": lambda: 1000.0 + generator.normal(size=(rows, width)),
-    }
-    return made[kind]().astype(np.float32)
-
 
 TILES = {"as shipped": {}, "small": {"_TILE": 500, "_CHUNK": 100, "_WIDE_CHUNK": 64}, "odd": {"_TILE": 3000, "_CHUNK": 37}}
 
@@ -141,6 +111,31 @@ def test_a_read_only_map_gives_what_the_array_gives(tmp_path: Path, metric: str)
     mapped = np.load(tmp_path / "g.npy", mmap_mode="r")
     for a, b in zip(nearest(queries, mapped, 4, metric=metric), nearest(queries, gallery, 4, metric=metric), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("tiles", TILES)
+@pytest.mark.parametrize("kind", ["normal", "duplicates", "collapsed"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_some_rows_of_a_gallery_give_what_a_gallery_of_these_rows_gives(
+    metric: str, kind: str, tiles: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in TILES[tiles].items():
+        monkeypatch.setattr(exact, name, value)
+    gallery, queries = unit_rows(points(kind, 300, 6, 0), "g"), unit_rows(points(kind, 20, 6, 1), "q")
+    generator = np.random.default_rng(3)
+    for size, k in ((1, 1), (40, 7), (299, 12), (300, 12)):
+        rows = np.sort(generator.permutation(300)[:size])
+        scores, found = nearest_prepared(queries, gallery, k, metric, rows=rows)
+        expected = slow(queries, gallery[rows], k, metric)
+        np.testing.assert_array_equal(scores, expected[0])
+        np.testing.assert_array_equal(found, rows[expected[1]])
+        if size > 1:
+            exclude = generator.integers(-1, 300, size=20)  # some of them are not among the rows
+            scores, found = nearest_prepared(queries, gallery, k - 1, metric, exclude, rows=rows)
+            place = np.array([np.flatnonzero(rows == row)[0] if row in rows else -1 for row in exclude])
+            expected = slow(queries, gallery[rows], k - 1, metric, place)
+            np.testing.assert_array_equal(scores, expected[0])
+            np.testing.assert_array_equal(found, rows[expected[1]])
 
 
 def test_the_largest_of_each_row_are_found_in_groups_and_in_the_rest() -> None:

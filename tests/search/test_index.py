@@ -169,7 +169,7 @@ def test_an_empty_index_says_so_as_scikit_learn_does() -> None:
 def test_parameters_survive_cloning() -> None:
     index = NeighborIndex(metric="dot").fit(Z)
     copy = clone(index)
-    assert copy.get_params() == {"metric": "dot", "backend": "auto"}
+    assert copy.get_params() == {"metric": "dot", "backend": "auto", "options": None}
     assert not copy.__sklearn_is_fitted__()
     assert nf.NeighborIndex is NeighborIndex
 

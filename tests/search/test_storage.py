@@ -109,7 +109,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no manifest": (lambda f: (f / "index.json").unlink(), "holds no index: index.json is missing"),
     "manifest cut": (lambda f: _cut(f / "index.json"), "not valid JSON"),
     "foreign manifest": (lambda f: (f / "index.json").write_text("{}"), "does not describe a nearfar index"),
-    "later version": (lambda f: _edit(f, lambda t: t.update(version=2)), "has version 2, expected 1"),
+    "later version": (lambda f: _edit(f, lambda t: t.update(version=3)), "has version 3, expected at most 2"),
     "no rows": (lambda f: _edit(f, lambda t: t.pop("rows")), "is damaged: it lacks rows"),
     "other rows": (lambda f: _edit(f, lambda t: t.update(rows=39)), r"holds float32 \(40, 6\), expected .* \(39, 6\)"),
     "strange hash": (lambda f: _edit(f, lambda t: t.update(model_hash=3)), "model_hash is 3"),

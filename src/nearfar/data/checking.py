@@ -6,7 +6,6 @@ Images are decoded one by one and forgotten; what stays is 16 bytes of hash for 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfar.data.decode import BadImage, load_pixels, open_image, quiet_pillow, to_array
+from nearfar.data.duplicates import digest, number_pictures
 from nearfar.data.loading import name_of, open_source
 from nearfar.data.pipeline import decoding_threads, in_order, numbered_pieces
-from nearfar.data.pixels import Block, Form, flatten
+from nearfar.data.pixels import Form, flatten
 from nearfar.data.sources import ENCODED_ROWS, Chunk, Source, common_classes
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -165,7 +165,7 @@ def _inspect(piece: tuple[int, Chunk]) -> list[_Seen]:
     if isinstance(chunk, np.ndarray):
         block = flatten(chunk, _AS_IT_IS) if chunk.shape[1] in (2, 4) else chunk
         size, mode = (chunk.shape[2], chunk.shape[3]), _MODES[chunk.shape[1]]
-        return [_Seen(size, mode, _digest(image)) for image in block]
+        return [_Seen(size, mode, digest(image)) for image in block]
     return [_inspect_file(name, content) for name, content in chunk]
 
 
@@ -173,30 +173,13 @@ def _inspect_file(name: str, content: str | bytes) -> _Seen:
     try:
         with open_image(content, name) as image:
             size, mode = (image.height, image.width), image.mode
-            return _Seen(size, mode, _digest(to_array(load_pixels(image, name, _AS_IT_IS), _AS_IT_IS)))
+            return _Seen(size, mode, digest(to_array(load_pixels(image, name, _AS_IT_IS), _AS_IT_IS)))
     except BadImage as fault:
         return _Seen(fault=(fault.name, fault.reason))
 
 
-def _digest(image: Block) -> bytes:
-    hashed = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
-    hashed.update(np.ascontiguousarray(image).data)
-    return hashed.digest()
-
-
-def _pictures(digests: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Number the different pictures: rows with the same digest [n, 2] get the same number [n]."""
-    order = np.lexsort((digests[:, 1], digests[:, 0]))
-    ranked = digests[order]
-    fresh = np.ones(len(order), dtype=bool)
-    fresh[1:] = (ranked[1:] != ranked[:-1]).any(axis=1)
-    numbers = np.empty(len(order), dtype=np.int64)
-    numbers[order] = np.cumsum(fresh) - 1
-    return numbers
-
-
 def _repeated(ids: Sequence[str], labels: npt.NDArray[np.int64] | None, digests: npt.NDArray[np.uint64]) -> dict[str, Any]:
-    pictures = _pictures(digests)
+    pictures = number_pictures(digests)
     counts = np.bincount(pictures)
     several = counts > 1
     first = _first_rows(pictures, len(counts))
@@ -210,7 +193,7 @@ def _repeated(ids: Sequence[str], labels: npt.NDArray[np.int64] | None, digests:
 
 
 def _shared(one: _Split, other: _Split) -> dict[str, Any]:
-    pictures = _pictures(np.concatenate([one.digests, other.digests]))
+    pictures = number_pictures(np.concatenate([one.digests, other.digests]))
     mine, theirs = pictures[: len(one.ids)], pictures[len(one.ids) :]
     count = int(pictures.max(initial=-1)) + 1
     both = np.zeros(count, dtype=bool)

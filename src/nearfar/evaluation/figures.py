@@ -22,9 +22,13 @@ from nearfar.search.exact import nearest_prepared
 from nearfar.search.vectors import Floats, Ints, Metric, as_vectors, check_k, check_metric, unit_rows
 
 Wide = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 _CONFUSION_CLASSES = 200
 """Class-by-class matrices of more classes than this would swell the file and tell nobody anything."""
+
+_PART_FIGURES = ("recall@1", "map@r")
+"""Of retrieval, that are given for parts of the queries too."""
 
 
 def evaluate_embeddings(
@@ -42,6 +46,7 @@ def evaluate_embeddings(
     validation: tuple[Any, Any] | None = None,
     seed: int = 0,
     bootstrap: int = 1000,
+    parts: Mapping[str, Flags] | None = None,
 ) -> dict[str, Any]:
     """Judge an embedding by the neighbours that ``queries`` have in ``gallery``, and by how the queries lie in space.
 
@@ -60,6 +65,7 @@ def evaluate_embeddings(
             best threshold of verification is chosen.
         seed: of pairs, K-means, samples and intervals.
         bootstrap: how many samples the intervals are drawn from; 0 leaves them out.
+        parts: see ``search_figures``.
 
     Returns:
         The tree that ``docs/evaluation.md`` describes; every number in it is finite, None stands for "undefined".
@@ -86,19 +92,28 @@ def evaluate_embeddings(
     k = min(check_k(k, max(there, k)), there)
 
     started = time.perf_counter()
-    scores, rows = nearest_prepared(queries, gallery, k, metric, exclude)
-    search_seconds = time.perf_counter() - started
-    classification, judged = _classification(known[rows], similarities(scores, metric), truth, names, vote)
-    retrieval, ranked = _retrieval(queries, truth, gallery, known, metric, exclude, names)
+    found = search_figures(
+        gallery,
+        known,
+        queries,
+        truth,
+        names=names,
+        metric=metric,
+        k=k,
+        vote=vote,
+        exclude=exclude,
+        seed=seed,
+        bootstrap=bootstrap,
+        parts=parts,
+    )
     figures: dict[str, Any] = {
-        "classification": classification,
-        "retrieval": retrieval,
+        "classification": found["classification"],
+        "retrieval": found["retrieval"],
         "clustering": clustering_figures(queries, truth, seed=seed),
         "verification": _verification(queries, truth, metric, threshold, validation, len(names), seed),
         "geometry": _geometry(queries, truth, len(names), seed),
         "timing": {
-            "search_seconds": search_seconds,
-            "queries_per_second": len(queries) / search_seconds,
+            **found["timing"],
             "evaluation_seconds": time.perf_counter() - started,
         },
         "data": {
@@ -110,9 +125,63 @@ def evaluate_embeddings(
             "same_set": same_set,
             "seed": seed,
         },
-        "confidence": _confidence({"classification": judged, "retrieval": ranked}, bootstrap, seed),
+        "confidence": found["confidence"],
+        **({} if parts is None else {"parts": found["parts"]}),
     }
     return finite(figures)
+
+
+def search_figures(
+    gallery: Floats,
+    known: Ints,
+    queries: Floats,
+    truth: Ints,
+    *,
+    names: list[str],
+    metric: Metric,
+    k: int,
+    vote: Vote,
+    exclude: Ints | None = None,
+    seed: int = 0,
+    bootstrap: int = 1000,
+    parts: Mapping[str, Flags] | None = None,
+) -> dict[str, Any]:
+    """Figures of what ``queries`` find in ``gallery`` alone: of the vote, and of the ranking.
+
+    Args:
+        gallery: [M, D], with "cosine" at unit length.
+        known: numbers of ``names`` [M].
+        queries: [N, D], likewise.
+        truth: numbers of ``names`` [N].
+        names: of the classes.
+        metric: by which neighbours are near.
+        k: how many vote, at most as many as can be found.
+        vote: see ``nearfar.classify.winners``.
+        exclude: a row of the gallery for each query that it does not find, its own [N]; -1 leaves out nothing.
+        seed: of the intervals.
+        bootstrap: how many samples they are drawn from; 0 leaves them out.
+        parts: queries by name [N], whose figures are also given apart.
+
+    Returns:
+        ``classification, retrieval, timing, confidence`` as in the whole tree; and by the names of ``parts`` how many
+        ``queries`` there are, and their ``accuracy, one_nn_accuracy, recall@1, map@r`` (None where there is no query).
+    """
+    started = time.perf_counter()
+    scores, rows = nearest_prepared(queries, gallery, k, metric, exclude)
+    seconds = time.perf_counter() - started
+    classification, judged = _classification(known[rows], similarities(scores, metric), truth, names, vote)
+    retrieval, ranked = _retrieval(queries, truth, gallery, known, metric, exclude, names)
+    own = {**judged, **{name: ranked[name] for name in _PART_FIGURES}}
+    return {
+        "classification": classification,
+        "retrieval": retrieval,
+        "timing": {"search_seconds": seconds, "queries_per_second": len(queries) / seconds},
+        "confidence": _confidence({"classification": judged, "retrieval": ranked}, bootstrap, seed),
+        "parts": {
+            name: {"queries": int(flags.sum()), **{figure: _mean(values[flags]) for figure, values in own.items()}}
+            for name, flags in (parts or {}).items()
+        },
+    }
 
 
 def finite(tree: Any) -> Any:
@@ -197,7 +266,7 @@ def _verification(
     classes: int,
     seed: int,
 ) -> dict[str, Any]:
-    held: tuple[Wide, npt.NDArray[np.bool_]] | None = None
+    held: tuple[Wide, Flags] | None = None
     if validation is not None:
         vectors = as_vectors(validation[0], "validation", dimensions=queries.shape[1])
         labels = _labels(validation[1], "validation labels", len(vectors), classes)
@@ -226,3 +295,9 @@ def _confidence(own: dict[str, dict[str, Wide]], samples: int, seed: int) -> dic
     flat = {f"{section} {name}": values for section, group in own.items() for name, values in group.items()}
     intervals = bootstrap_intervals(flat, samples=samples, seed=seed)
     return tree | {section: {name: intervals[f"{section} {name}"] for name in group} for section, group in own.items()}
+
+
+def _mean(values: Wide) -> float | None:
+    """The mean of those of ``values`` that are no NaN; None where there are none."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if len(there) else None

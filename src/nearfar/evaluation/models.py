@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nearfar.data import ImageSet
 from nearfar.errors import InputError
-from nearfar.evaluation.figures import evaluate_embeddings
+from nearfar.evaluation.figures import evaluate_embeddings, finite
+from nearfar.evaluation.leaks import find_copies, leak_figures, leak_parts
 
 
 def evaluate(
@@ -38,7 +40,8 @@ def evaluate(
         bootstrap: how many samples the intervals are drawn from; 0 leaves them out.
 
     Returns:
-        The tree of ``evaluate_embeddings``, with the time that embedding took.
+        The tree of ``evaluate_embeddings``, with the time that embedding took; and under ``leaks`` how many queries have a
+        copy in the gallery, and what figures are without them (``leak_figures``), where both hold images of one size.
 
     Raises:
         InputError: a set has no labels, or as ``evaluate_embeddings``.
@@ -59,11 +62,14 @@ def evaluate(
     held = None
     if validation is not None:
         held = (np.asarray(model.transform(validation)), _numbers(validation, classes))
+    known, truth, copies = _numbers(gallery, classes), _numbers(queries, classes), None
+    if isinstance(gallery, ImageSet) and isinstance(queries, ImageSet) and gallery.shape[1:] == queries.shape[1:]:
+        copies = find_copies(gallery, queries, exclude=np.arange(len(queries)) if same else None)
     figures = evaluate_embeddings(
         of_gallery,
-        _numbers(gallery, classes),
+        known,
         of_queries,
-        _numbers(queries, classes),
+        truth,
         classes=classes,
         metric=getattr(settings, "metric", "cosine"),
         k=getattr(settings, "k", 10) if k is None else k,
@@ -73,7 +79,11 @@ def evaluate(
         validation=held,
         seed=seed,
         bootstrap=bootstrap,
+        parts=None if copies is None else leak_parts(copies),
     )
+    if copies is not None:
+        parts = figures.pop("parts")
+        figures["leaks"] = finite(leak_figures(copies, parts, truth, known, queries.ids.tolist(), gallery.ids.tolist()))
     embedded = len(gallery) + (0 if same else len(queries))
     figures["timing"] |= {"embed_seconds": embed_seconds, "images_per_second": embedded / embed_seconds}
     figures["data"] |= {f"{name}_name": str(images.name) for name, images in sets.items()}

@@ -1,13 +1,14 @@
 """Retrieval figures over all pairs of queries and gallery, by tiles, without a matrix of indices.
 
-Every figure follows from the ranks that a query's own class takes in the gallery. Let R be the number of vectors of
-the query's class. Only the R best places matter for R-precision and MAP@R, so each row of a tile is cut at its R-th
-best value (a selection, not a sort), and only those R values are sorted, with a flag that says which of them are right.
+Every figure follows from the places that the wrong vectors take among the right ones, those of the query's own class.
+Let R be the number of the right ones. Only what comes into the first R places (or k) matters. For a good embedding
+that are few wrong ones, and a threshold that keeps them and hardly more is found from maxima of groups of columns. So
+in a row of a tile the right scores are sorted, all others are only compared.
 
 Ties: of equal scores the wrong ones come first. So a figure depends neither on the order of the gallery nor on luck,
 and an embedding that maps all images to one point finds nothing. Scores are compared as float32 products give them.
 
-Memory: some 100 MiB beside a copy of the gallery in order of classes.
+Memory: some 60 MiB beside a copy of the gallery in order of classes.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from nearfar.search.vectors import (
     as_vectors,
     centre_of,
     check_metric,
+    packed,
     products,
     unit_rows,
 )
@@ -173,9 +175,14 @@ class _Ranking:
         if metric == "euclidean":
             centre = centre_of(self.gallery)
             self.gallery, self.queries = self.gallery - centre, queries - centre
-        self.keys = as_tensor(self.gallery)
+        keys = as_tensor(self.gallery)
         if metric == "euclidean":
-            self.bias = -torch.linalg.vecdot(self.keys, self.keys)
+            self.bias = -torch.linalg.vecdot(keys, keys)
+        self.keys = packed(keys)
+        # A group's maximum stands for the group, so there must be more groups than places of interest.
+        widest = max(int(self.relevant.max()) // 2, ks[-1])
+        self.group = 1 << min(6, max(0, (len(keys) // (widest + 1)).bit_length() - 1))
+        self.harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, 2 * len(keys) + 2))])
         self.rank = np.full(len(queries), np.nan)
         self.r_precision, self.average = self.rank.copy(), self.rank.copy()
         self.precision = {k: self.rank.copy() for k in ks}
@@ -207,52 +214,84 @@ class _Ranking:
         relevant = self.relevant[rows]
         left_out = np.flatnonzero(self.excluded[rows] >= 0)
         scores[left_out, self.excluded[rows[left_out]]] = -np.inf
-        width = min(max(int(relevant.max()), self.ks[-1]), scores.shape[1])
-        right = self._take_right(rows, scores, width)  # [n, width], best first
-        # What is left in scores is wrong, or -inf.
-        scores.partition(scores.shape[1] - width, axis=1)
-        wrong = np.sort(scores[:, scores.shape[1] - width :], axis=1)  # [n, width], best last
-        hits = _merge(right, wrong)
-        places = np.arange(1, width + 1)
-        counts = np.cumsum(hits, axis=1, dtype=np.int32)
+        right = self._take_right(rows, scores)
+        wrong = self._best_wrong(scores, right, max(0, min(self.ks[-1], scores.shape[1]) - int(relevant.min())))
+        ahead = np.empty(wrong.shape, dtype=np.int64)  # right ones before each wrong one
+        for at, count in enumerate(relevant.tolist()):
+            ahead[at] = count - np.searchsorted(right[at, :count], wrong[at], side="right")
+        places = ahead + np.arange(1, wrong.shape[1] + 1)
         within = places <= relevant[:, None]
-        self.r_precision[rows] = np.take_along_axis(counts, relevant[:, None] - 1, axis=1)[:, 0] / relevant
-        self.average[rows] = np.where(hits & within, counts / places, 0.0).sum(axis=1) / relevant
+        misses = within.sum(axis=1)
+        self.r_precision[rows] = 1.0 - misses / relevant
+        self.average[rows] = self._average_precision(ahead[:, : misses.max()], relevant, misses)
         for k in self.ks:
-            self.precision[k][rows] = counts[:, min(k, width) - 1] / k
-        first = np.argmax(hits, axis=1) + 1.0
-        for at in np.flatnonzero(counts[:, -1] == 0):  # the best of its class lies beyond the places looked at
-            first[at] = 1 + np.count_nonzero(scores[at] >= right[at, 0])
-        self.rank[rows] = first
+            self.precision[k][rows] = np.minimum(relevant, k - (places <= k).sum(axis=1)) / k
+        self.rank[rows] = 1.0 + (ahead == 0).sum(axis=1)
 
-    def _take_right(self, rows: Ints, scores: Floats, width: int) -> Floats:
-        """Move the scores of each query's own class out of ``scores``: sorted, best first, filled up with -inf."""
+    def _take_right(self, rows: Ints, scores: Floats) -> Floats:
+        """Move the scores of each query's own class out of ``scores``: sorted, best last, filled up with inf."""
         sizes = self.end[rows] - self.start[rows]
-        right = np.full((len(rows), max(width, int(sizes.max()))), -np.inf, dtype=np.float32)
+        right = np.full((len(rows), int(sizes.max())), np.inf, dtype=np.float32)
         edges = np.flatnonzero(np.diff(self.codes[rows])) + 1
         for first, last in zip([0, *edges.tolist()], [*edges.tolist(), len(rows)], strict=True):
             columns = slice(self.start[rows[first]], self.end[rows[first]])
             right[first:last, : sizes[first]] = scores[first:last, columns]
             scores[first:last, columns] = -np.inf
+        right[np.isneginf(right)] = np.inf  # what is excluded
         right.sort(axis=1)
-        return right[:, ::-1][:, :width]
+        return right
 
+    def _best_wrong(self, scores: Floats, right: Floats, more: int) -> Floats:
+        """Return the wrong scores that take one of the first R + ``more`` places: [n, c], best first, filled with -inf.
 
-def _merge(right: Floats, wrong: Floats) -> npt.NDArray[np.bool_]:
-    """Say which of the ``width`` best of both are right, best first: [n, width].
+        Args:
+            scores: [n, M], the right ones at -inf.
+            right: [n, R], best last.
+            more: places of interest beyond the R of any query.
 
-    Args:
-        right: scores of the right ones [n, width], best first.
-        wrong: scores of the wrong ones [n, width], best last; of equal scores they come first.
+        If the s lowest right ones fall below a threshold that s + ``more`` wrong ones reach, then what reaches it fills all
+        places of interest. The right score that has s right ones below it is such a threshold if s + ``more`` groups have
+        a maximum that reaches it; the greatest such s leaves the fewest.
+        """
+        count, size = len(scores), self.group
+        groups = scores.shape[1] // size
+        head, rest = scores[:, : groups * size].reshape(count, size, groups), scores[:, groups * size :]
+        highest = np.concatenate([head.max(axis=1), rest], axis=1)
+        ordered = np.sort(highest, axis=1)[:, ::-1]
+        steps = max(1, min(right.shape[1], ordered.shape[1] - more + 1))
+        below = 1 + (ordered[:, more : more + steps - 1] >= right[:, 1:steps]).sum(axis=1)
+        least = right[np.arange(count), below - 1]
+        if more:
+            first = ordered[:, min(more, ordered.shape[1]) - 1]
+            least = np.where(below > 1, least, np.minimum(least, first))
+        least = np.maximum(least, np.finfo(np.float32).min)
+        owner, group = np.nonzero(highest >= least[:, None])
+        inner = group < groups
+        inside = head[owner[inner], :, group[inner]]
+        hit, column = np.nonzero(inside >= least[owner[inner], None])
+        owners = np.concatenate([owner[inner][hit], owner[~inner]])
+        values = np.concatenate([inside[hit, column], rest[owner[~inner], group[~inner] - groups]])
+        order = np.argsort(owners, kind="stable")
+        counts = np.bincount(owners, minlength=count)
+        wrong = np.full((count, int(counts.max(initial=0))), np.inf, dtype=np.float32)
+        wrong[np.arange(wrong.shape[1]) < counts[:, None]] = -values[order]
+        wrong.sort(axis=1)
+        return -wrong
 
-    The j-th right one belongs to the best if it exceeds the wrong one that would otherwise have the place: the first
-    step of Batcher's bitonic merge (1968) makes the selection. What remains is to sort it together with its flags.
-    """
-    is_right = right > wrong
-    bits = np.where(is_right, right, wrong).view(np.int32)
-    # As integers in two's complement, floats keep their order once the negative ones are turned around. The sign
-    # of zero goes: both zeros are equal as scores.
-    keys = np.where(bits < 0, np.int32(-(2**31)) - bits, bits).astype(np.int64)
-    keys = keys * 2 + ~is_right
-    keys.sort(axis=1)
-    return (keys[:, ::-1] & 1) == 0
+    def _average_precision(self, ahead: Ints, relevant: Ints, misses: Ints) -> Wide:
+        """Sum j / (j + i) over the right ones, the j-th of which has i wrong ones before it, within R places: [n].
+
+        Between two wrong ones i is the same, and the sum of 1 - i / (j + i) is a difference of harmonic numbers.
+
+        Args:
+            ahead: right ones before the i-th wrong one [n, c].
+            relevant: R [n].
+            misses: wrong ones within R places [n].
+        """
+        hits = (relevant - misses)[:, None]
+        ends = np.concatenate([np.minimum(ahead, hits), hits], axis=1)
+        starts = np.concatenate([np.zeros_like(hits), ends[:, :-1]], axis=1)
+        passed = np.arange(ends.shape[1])
+        spans = (ends - starts) - passed * (self.harmonic[ends + passed] - self.harmonic[starts + passed])
+        total: Wide = spans.sum(axis=1)
+        return total / relevant

@@ -118,6 +118,23 @@ class Loss(nn.Module):
         with torch.autocast(device_type=z.device.type, enabled=False):
             return self._loss(batch)
 
+    @torch.no_grad()
+    def active(self, z: Tensor, labels: Tensor) -> dict[str, float]:
+        """What share of what the loss compares is not zero, by name of what that is; empty where nothing ever is zero.
+
+        Args:
+            z: as for the loss itself ``[B, D]``; takes memory for B x B.
+            labels: ``[B]``.
+        """
+        return self._active(check_batch(z, labels, unit=self.needs_unit_rows))
+
+    def active_pairs(self, a: Tensor, b: Tensor, same: Tensor) -> dict[str, float]:
+        """The same for explicit pairs: a, b ``[M, D]``, same bool ``[M]``."""
+        return {}
+
+    def _active(self, batch: Batch) -> dict[str, float]:
+        return {}
+
     def _loss(self, batch: Batch) -> Tensor:
         raise NotImplementedError
 
@@ -125,6 +142,12 @@ class Loss(nn.Module):
         """Show the plain settings, so that a printed loss can be typed in again."""
         settings = {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "training"}
         return ", ".join(f"{name}={value!r}" for name, value in settings.items())
+
+
+def shares(flags: Tensor, **kinds: Tensor) -> dict[str, float]:
+    """The share of true among ``flags`` for each kind, a mask of the same shape; kinds that do not occur are left out."""
+    counts = {name: int(mask.sum()) for name, mask in kinds.items()}
+    return {name: int((flags & kinds[name]).sum()) / count for name, count in counts.items() if count}
 
 
 def zero(*tensors: Tensor) -> Tensor:

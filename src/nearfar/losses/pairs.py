@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearfar.losses.base import Batch, Loss, check_pairs, choice, number, zero
+from nearfar.losses.base import Batch, Loss, check_pairs, choice, number, shares, zero
 from nearfar.losses.distances import negative_hinges, positive_squares, squared_products
+from nearfar.losses.mining import distances
 from nearfar.losses.tiled import compare, positive_sums
 from nearfar.losses.tiles import Relation
 
@@ -53,6 +54,17 @@ class ContrastiveLoss(Loss):
         if not len(a):
             return zero(a, b)
         return self._each((a - b).square().sum(1), same).mean()
+
+    @torch.no_grad()
+    def active_pairs(self, a: Tensor, b: Tensor, same: Tensor) -> dict[str, float]:
+        """What share of the pairs of one class, and of two, has a loss: a, b ``[M, D]``, same bool ``[M]``."""
+        a, b, same = check_pairs(a, b, same)
+        return shares(self._each((a - b).square().sum(1), same) > 0, positives=same, negatives=~same)
+
+    def _active(self, batch: Batch) -> dict[str, float]:
+        positives, negatives = batch.positives(), batch.negatives()
+        pulls = self._each(distances(batch).square(), positives) > 0
+        return shares(pulls, positives=positives, negatives=negatives)
 
     def _each(self, squared: Tensor, same: Tensor) -> Tensor:
         if self.distance == "squared":

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nearfar.errors import InputError
-from nearfar.losses.base import Batch, Loss, choice, number, temperature_of, zero
+from nearfar.losses.base import Batch, Loss, choice, number, shares, temperature_of, zero
 from nearfar.losses.dense import masked_logsumexp
 from nearfar.losses.mining import distances, mine
 
@@ -78,12 +78,32 @@ class TripletLoss(Loss):
         each = F.softplus(gap, threshold=50.0) if self.soft_margin else (gap + self.margin).clamp_min(0.0)
         return each.sum() / max(len(each), 1)
 
+    def _active(self, batch: Batch) -> dict[str, float]:
+        if self.soft_margin:
+            return {}
+        plain = distances(batch)
+        distance = plain if self.distance == "euclidean" else plain.square()
+        positives, negatives = batch.positives(), batch.negatives()
+        if self.mining == "all":
+            pairs = positives * negatives.sum(1, keepdim=True)
+            active = self._broken(batch, distance, distance + self.margin)[1].sum()
+        else:
+            anchors, partners, others = mine(self.mining, batch, plain)
+            pairs = positives & negatives.any(1, keepdim=True)
+            if self.mining in ("hard", "easy-positive"):
+                pairs = pairs.any(1)  # one triplet for each anchor
+            active = (distance[anchors, partners] - distance[anchors, others] + self.margin > 0).sum()
+        return {"triplets": int(active) / int(pairs.sum())} if bool(pairs.any()) else {}
+
+    def _broken(self, batch: Batch, distance: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances to the negatives, sorted, and for each positive how many of them lie within its reach; both [B, K]."""
+        ordered = distance.masked_fill(~batch.negatives(), float("inf")).sort(1).values
+        return ordered, torch.searchsorted(ordered.detach(), reach.detach().contiguous()) * batch.positives()
+
     def _all_hinge(self, batch: Batch, distance: Tensor) -> Tensor:
         """All triplets at once: the negatives of a row that break a margin are a prefix of those sorted by distance."""
-        positives, negatives = batch.positives(), batch.negatives()
-        ordered = distance.masked_fill(~negatives, float("inf")).sort(1).values
         reach = distance + self.margin
-        broken = torch.searchsorted(ordered.detach(), reach.detach().contiguous()) * positives
+        ordered, broken = self._broken(batch, distance, reach)
         sums = F.pad(torch.where(torch.isfinite(ordered), ordered, 0.0).cumsum(1), (1, 0))
         total = torch.where(broken > 0, broken * reach - sums.gather(1, broken), 0.0).sum()
         return total / broken.sum().clamp_min(1)
@@ -149,16 +169,22 @@ class MultiSimilarityLoss(Loss):
         self.base = number("base", base, low=-1.0, high=1.0, usual="0.5 is usual")
         self.epsilon = number("epsilon", epsilon, low=0.0, usual="0.1 is usual")
 
+    def _active(self, batch: Batch) -> dict[str, float]:
+        positives, negatives = self._mined(batch, batch.z @ batch.keys.T)
+        return shares(positives | negatives, positives=batch.positives(), negatives=batch.negatives())
+
+    def _mined(self, batch: Batch, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Which positives and which negatives carry news, by the similarities ``seen``; bool [B, K] each."""
+        positives, negatives = batch.positives(), batch.negatives()
+        nearest = seen.masked_fill(~negatives, -torch.inf).amax(1, keepdim=True)
+        farthest = seen.masked_fill(~positives, torch.inf).amin(1, keepdim=True)
+        return positives & (seen - self.epsilon < nearest), negatives & (seen + self.epsilon > farthest)
+
     def _loss(self, batch: Batch) -> Tensor:
         if not len(batch.keys):
             return zero(batch.z, batch.keys)
         cosine = batch.z @ batch.keys.T
-        positives, negatives = batch.positives(), batch.negatives()
-        seen = cosine.detach()
-        nearest = seen.masked_fill(~negatives, -torch.inf).amax(1, keepdim=True)
-        farthest = seen.masked_fill(~positives, torch.inf).amin(1, keepdim=True)
-        positives &= seen - self.epsilon < nearest
-        negatives &= seen + self.epsilon > farthest
+        positives, negatives = self._mined(batch, cosine.detach())
         near = F.softplus(masked_logsumexp(-self.alpha * (cosine - self.base), ~positives), threshold=50.0)
         far = F.softplus(masked_logsumexp(self.beta * (cosine - self.base), ~negatives), threshold=50.0)
         return (near / self.alpha + far / self.beta).mean()

@@ -8,14 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfar.classify import similarities, vote_weights, winners
-from nearfar.data import ImageSet
-from nearfar.errors import InputError
 from nearfar.evaluation.geometry import cosine_sums, directions
 from nearfar.evaluation.verification import draw_pairs, pair_distances
 from nearfar.inference import embed, find_device
 from nearfar.judging import Judged
 from nearfar.search import NeighborIndex
-from nearfar.splits import load_for
 
 Floats = npt.NDArray[np.float32]
 Wide = npt.NDArray[np.float64]
@@ -80,7 +77,7 @@ def answer(judged: Judged, k: int) -> Answers:
     settings = judged.model.recipe_.evaluate
     index, exclude = judged.index, None
     if judged.same:
-        index = NeighborIndex(metric=settings.metric).fit(judged.z)
+        index = NeighborIndex(settings.metric, "exact").fit(judged.z)
         exclude = np.arange(len(judged.z))
     there = len(judged.gallery) - int(judged.same)
     scores, rows = index.search_rows(judged.z, min(max(k, NEIGHBORS_SHOWN), there), exclude=exclude)
@@ -89,27 +86,6 @@ def answer(judged: Judged, k: int) -> Answers:
     weights = vote_weights(similarity[:, :k], settings.vote)
     votes = (weights * (codes[:, :k] == predicted[:, None])).sum(axis=1)
     return Answers(scores, rows, codes, similarity, predicted, np.clip(votes, 0.0, 1.0))
-
-
-def gallery_images(judged: Judged, *, skip_bad: bool = False) -> ImageSet:
-    """The images behind the rows of the gallery.
-
-    Raises:
-        InputError: they cannot be read, or are no longer those that the index was made from.
-    """
-    if judged.same:
-        return judged.queries
-    trained_on, recipe = judged.config["data"].get("source"), judged.model.recipe_
-    if judged.splits is not None:
-        images = judged.splits.train
-    elif trained_on is None:
-        raise InputError("the run does not say what it was trained on")
-    else:
-        images = load_for(trained_on, recipe.data, seed=judged.config["seed"], skip_bad=skip_bad).train
-    noted = judged.config["data"].get("train", {}).get("sha256")
-    if images.ids.tolist() != judged.index.names["images"] or images.fingerprint() != noted:
-        raise InputError(f"the training images in {trained_on} have changed since the run was made")
-    return images
 
 
 def embed_untrained(judged: Judged, rows: Ints) -> Floats:

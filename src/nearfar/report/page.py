@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from nearfar import reproduce
-from nearfar.report import tables
+from nearfar.report import tables, trust
 from nearfar.report.markup import block, code, facts, name, picture, table, text, thumbnail
 from nearfar.report.pictures import Album
+from nearfar.report.sure import sure
 
 LIMIT = 5_000_000  # bytes of the page
 _STYLE = Path(__file__).with_name("page.css")
@@ -80,7 +81,9 @@ def _document(content: Content, images: Mapping[str, bytes]) -> str:
         ("summary", "In short", _in_short(content)),
         ("trained", "What was trained", _trained(content)),
         ("figures", "Figures", _figures(content)),
-        ("classes", "By class", tables.classes_table(content.figures)),
+        ("copies", "Copies in the gallery", trust.copies(content.figures, "copies" in content.album.plots)),
+        ("sure", "How sure it is", sure(content.figures)),
+        ("classes", "By class", trust.classes(content.figures)),
         ("mistakes", "Worst mistakes", _mistakes(content)),
         ("plots", "Plots", _plots(content, images)),
         ("time", "Time and machine", _time(content)),
@@ -150,6 +153,8 @@ def _in_short(content: Content) -> str:
         )
     if data["skipped"]:
         lines.append(f'<p class="note">{len(data["skipped"]):,} images could not be read and were left out.</p>')
+    for message in tree.get("training", {}).get("warnings", []):
+        lines.append(f'<p class="note">While it was trained: {text(message)}.</p>')
     return "\n".join(lines)
 
 
@@ -219,7 +224,7 @@ def _figures(content: Content) -> str:
             f"among as many principal components of the pixels as the embedding has numbers ({shown['dimensions']:,}), "
             f"and among the pixels themselves ({baselines['pixels']['dimensions']:,} numbers).{rule}{by}</p>"
         )
-    elif reason := content.album.left_out.get("baselines"):
+    elif reason := content.figures.get("left_out", {}).get("baselines"):
         parts.append(f'<p class="note">Baselines were left out: {text(reason)}.</p>')
     parts.append(
         tables.search_table(tree, f"Search and pairs: {data['queries']:,} queries, {data['gallery']:,} gallery images.")
@@ -235,12 +240,7 @@ def _figures(content: Content) -> str:
         )
     parts.append(tables.shape_table(tree, "How the queries lie in space."))
     if "unseen" in tree:
-        apart = tree["unseen"]["data"]
-        parts += [
-            "<h3>Classes that training never saw</h3>",
-            tables.search_table(tree["unseen"], f"{apart['queries']:,} images, each searched among the others."),
-            tables.shape_table(tree["unseen"], "How they lie in space."),
-        ]
+        parts.append(trust.unseen(tree))
     return "\n".join(parts)
 
 
@@ -268,6 +268,7 @@ def _mistakes(content: Content) -> str:
 
 
 def _plots(content: Content, images: Mapping[str, bytes]) -> str:
+    tree = content.figures
     lines = [f"<p>Each is also in {code('plots/')} of the run folder, as PNG and as SVG, and so are the worst mistakes.</p>"]
     lines.append('<p class="narrow soft">On a narrow screen, plots scroll sideways.</p>')
     for heading, plots in content.album.groups():
@@ -281,7 +282,7 @@ def _plots(content: Content, images: Mapping[str, bytes]) -> str:
                 f'<figure id="plot-{plot.name}"><div class="plot" tabindex="0">{drawn}</div>'
                 f"<figcaption>{text(plot.caption)}</figcaption></figure>"
             )
-    missing = {key: reason for key, reason in content.album.left_out.items() if key != "baselines"}
+    missing = {key: reason for key, reason in content.album.left_out.items() if key not in tree.get("left_out", {})}
     if missing:
         rows = [[code(key), text(reason)] for key, reason in missing.items()]
         lines.append(table("Plots that this run has not.", ["Plot", "Why"], rows, kind="words"))

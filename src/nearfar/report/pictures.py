@@ -26,7 +26,7 @@ from nearfar.report.gather import (
 GROUPS: dict[str, tuple[str, ...]] = {
     "How training went": ("loss",),
     "Right and wrong": ("confusion", "confusion_errors", "most_confused"),
-    "Who is near": ("neighbors", "recall_at_k", "worst_mistakes"),
+    "Who is near": ("neighbors", "recall_at_k", "worst_mistakes", "copies"),
     "Same or different": ("distances", "pairs", "pairs_predicted"),
     "The embedding as a map": (
         "scatter",
@@ -88,6 +88,7 @@ def draw_plots(
     _draw_confusions(album, judged, answers)
     _draw_neighbors(album, judged, answers, gallery)
     album.add("recall_at_k", lambda: _recall(judged, figures))
+    album.add("copies", lambda: _copies(judged, figures, gallery))
     _draw_pairs(album, judged, figures)
     _draw_maps(album, judged, threads)
     return album
@@ -149,6 +150,30 @@ def _draw_neighbors(album: Album, judged: Judged, answers: Answers, gallery: Ima
 
     album.add("neighbors", neighbors)
     album.add("worst_mistakes", mistakes)
+
+
+def _copies(judged: Judged, figures: Mapping[str, Any], gallery: ImageSet | InputError) -> Plot:
+    if isinstance(gallery, InputError):
+        raise gallery
+    pairs = figures["leaks"]["examples"]
+    if not pairs:
+        raise InputError("no image has a copy in the gallery")
+
+    def side(images: ImageSet, key: str) -> Any:
+        place = {name: row for row, name in enumerate(images.ids.tolist())}
+        return images.images[np.array([place[pair[key]] for pair in pairs])]
+
+    same = np.array([pair["same_class"] for pair in pairs])
+    likeness = 100.0 * np.array([pair["likeness"] for pair in pairs])
+    asked, copied = side(judged.queries, "query"), side(gallery, "gallery")
+    plot = plots.pair_grid(asked, copied, same, scores=likeness, score_name="100 r", limit=len(pairs), name="copies")
+    found = figures["leaks"]["exact"] + (figures["leaks"]["near"] or 0)
+    caption = (
+        "Left a query, right its copy in the gallery, from the most to the least alike: r is the correlation of their pixels, "
+        "1 for exact copies; before it stands whether their classes are the same."
+    )
+    alt = f"{len(pairs)} of {found:,} queries with their copies in the gallery, {int(same.sum())} of the same class."
+    return dataclasses.replace(plot, caption=caption, alt=alt)
 
 
 def _recall(judged: Judged, figures: Mapping[str, Any]) -> Plot:

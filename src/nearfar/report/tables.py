@@ -61,15 +61,51 @@ def interval(tree: Mapping[str, Any], section: str, key: str) -> str:
 
 def search_table(tree: Mapping[str, Any], caption: str) -> str:
     """Figures of search and of pairs with their intervals, and those of the baselines that there are."""
-    return _figures(tree, caption, ("classification", "retrieval", "verification"), tree.get("baselines", {}))
+    return _figures(tree, caption, ("classification", "retrieval", "verification"))
 
 
 def shape_table(tree: Mapping[str, Any], caption: str) -> str:
-    """Figures of how the embedding lies in space, which say little of pixels and are not compared with them."""
-    return _figures(tree, caption, ("clustering", "geometry"), {})
+    """Figures of how the embedding lies in space; lengths and angles say little of pixels and are not compared with them."""
+    return _figures(tree, caption, ("clustering", "geometry"))
 
 
-def _figures(tree: Mapping[str, Any], caption: str, sections: tuple[str, ...], found: Mapping[str, Any]) -> str:
+def unseen_table(tree: Mapping[str, Any], caption: str) -> str:
+    """Figures of seen and of unseen classes beside each other, with those of the baselines below each."""
+    apart = tree["unseen"]
+    columns = {"Seen classes": tree, "Unseen, among themselves": apart}
+    if "with_seen" in apart:
+        columns["Unseen, among all"] = apart["with_seen"]
+    rows = []
+    for section, key, title, meaning in FIGURES:
+        if section == "geometry" or apart.get(section, {}).get(key) is None:
+            continue
+        k = tree["classification"]["k"]
+        cells = []
+        for each in columns.values():
+            below = [interval(each, section, key)]
+            for baseline, short in (("pca", "PCA"), ("pixels", "pixels")):
+                value = each.get("baselines", {}).get(baseline, {}).get(section, {}).get(key)
+                below.append("" if value is None else f"{short} {number(value)}")
+            notes = "".join(f"<small>{note}</small>" for note in below if note)
+            cells.append(f"<b>{number(each.get(section, {}).get(key))}</b>{notes}")
+        rows.append([f"{text(title.format(k=k))}<small>{text(meaning.format(k=k))}</small>", *cells])
+    return table(caption, ["Figure", *map(text, columns)], rows, kind="figures")
+
+
+def copies_table(leaks: Mapping[str, Any], k: int, caption: str) -> str:
+    """What figures are with the queries that have a copy in the gallery, and without them."""
+    titles = {key: title.format(k=k) for _, key, title, _ in reversed(FIGURES)}
+    parts = leaks["figures"]
+    rows = [
+        [text(titles[key]), f"<b>{number(parts['all'][key])}</b>", f"<b>{number(parts['without'][key])}</b>"]
+        for key in ("accuracy", "one_nn_accuracy", "recall@1", "map@r")
+    ]
+    head = ["Figure", f"All {parts['all']['queries']:,}", f"The {parts['without']['queries']:,} without a copy"]
+    return table(caption, head, rows, kind="figures")
+
+
+def _figures(tree: Mapping[str, Any], caption: str, sections: tuple[str, ...]) -> str:
+    found = tree.get("baselines", {})
     baselines = {key: found[key] for key in BASELINES if key in found}
     rows = []
     for section, key, title, meaning in FIGURES:
@@ -79,7 +115,7 @@ def _figures(tree: Mapping[str, Any], caption: str, sections: tuple[str, ...], f
         k = tree["classification"]["k"]
         spread = interval(tree, section, key)
         own = f"<b>{number(value)}</b>{f'<small>{spread}</small>' if spread else ''}"
-        others = [number(each[section].get(key)) for each in baselines.values()]
+        others = [number(each.get(section, {}).get(key)) for each in baselines.values()]
         rows.append([f"{text(title.format(k=k))}<small>{text(meaning.format(k=k))}</small>", own, *others])
     return table(caption, ["Figure", "This run", *(text(BASELINES[key]) for key in baselines)], rows, kind="figures")
 
@@ -87,6 +123,7 @@ def _figures(tree: Mapping[str, Any], caption: str, sections: tuple[str, ...], f
 def classes_table(tree: Mapping[str, Any]) -> str:
     """Figures of each class that there are queries of; of very many classes, those with the lowest F1."""
     own, ranked = tree["classification"]["per_class"], tree["retrieval"]["per_class"]
+    among_all = tree.get("with_seen", {}).get("retrieval", {}).get("per_class")
     names = list(own)
     there = [at for at, one in enumerate(names) if own[one]["queries"]]
     shown = there
@@ -99,9 +136,13 @@ def classes_table(tree: Mapping[str, Any]) -> str:
         one = names[at]
         mean = ranked.get(one, {})
         figures = [own[one]["precision"], own[one]["recall"], own[one]["f1"], mean.get("recall@1"), mean.get("map@r")]
+        if among_all is not None:
+            figures += [among_all.get(one, {}).get(key) for key in ("recall@1", "map@r")]
         taken = _taken_for(tree["classification"]["confusion"], names, at)
         rows.append([name(one), f"{own[one]['queries']:,}", *map(number, figures), taken])
     head = ["Class", "Images", "Precision", "Recall", "F1", "Recall@1", "MAP@R", "Most often taken for"]
+    if among_all is not None:
+        head[-1:-1] = ["Recall@1 among all", "MAP@R among all"]
     return table(caption, head, rows, kind="wide")
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from nearfar import runs
 from nearfar.card import write_card
+from nearfar.certainty import keep_calibration
 from nearfar.data import ImageSet
 from nearfar.encoders.summary import summary
 from nearfar.errors import InputError
 from nearfar.files import explain_os_errors, write_bytes, write_json, write_text
 from nearfar.inference import find_device
-from nearfar.judging import Judged, Source, figures, judge
-from nearfar.report.baselines import Terms, measure_baselines
-from nearfar.report.gather import Answers, answer, gallery_images
+from nearfar.judging import Judged, Source, figures, gallery_or_reason, judge
+from nearfar.report.gather import Answers, answer
 from nearfar.report.page import Content, Mistake, render
 from nearfar.report.pictures import GROUPS, MISTAKES, Album, draw_plots
 from nearfar.reproduce import machine
@@ -28,10 +28,10 @@ REPORT = "report.html"
 def report(run: str | Path, data: Source | None = None, *, device: str = "auto", skip_bad: bool = False) -> dict[str, Any]:
     """Measure a run and leave a report of it in its folder.
 
-    Written are ``metrics.json`` and the model card as `nearfar.judging.evaluate` writes them, the former with what raw
-    pixels and their principal components would give under ``baselines``; every plot that fits the run in ``plots/``, as
-    PNG and SVG; and ``report.html``, one page of less than 5 MB that loads nothing. Plots of an earlier report that no
-    longer fit are removed, all else in the folder is left as it is. Nothing is written before all is computed.
+    Written are ``metrics.json`` and the model card as `nearfar.judging.evaluate` writes them; every plot that fits the run
+    in ``plots/``, as PNG and SVG; and ``report.html``, one page of less than 5 MB that loads nothing. Plots of an earlier
+    report that no longer fit are removed, all else in the folder is left as it is. Nothing is written before all is
+    computed.
 
     Args:
         run: the run folder.
@@ -49,18 +49,12 @@ def report(run: str | Path, data: Source | None = None, *, device: str = "auto",
     clock = _Clock()
     judged = judge(run, data, device=device, skip_bad=skip_bad)
     clock.lap("reading and embedding")
-    tree = figures(judged)
-    clock.lap("figures")
-    gallery = _gallery(judged, skip_bad)
+    tree = figures(judged, skip_bad=skip_bad)
+    clock.lap("figures, copies and baselines")
+    gallery = gallery_or_reason(judged, skip_bad=skip_bad)
     answers = answer(judged, tree["classification"]["k"])
-    album = Album()
-    try:
-        tree["baselines"] = _baselines(judged, gallery, tree)
-    except InputError as reason:
-        album.left_out["baselines"] = str(reason)
-    clock.lap("baselines")
     drawn = draw_plots(judged, tree, answers, gallery)
-    album.plots, album.left_out = drawn.plots, album.left_out | drawn.left_out
+    album = Album(drawn.plots, {**tree.get("left_out", {}), **drawn.left_out})
     files = {name: (plot.png_bytes(), plot.svg_text()) for name, plot in album.plots.items()}
     clock.lap("plots")
 
@@ -80,6 +74,7 @@ def report(run: str | Path, data: Source | None = None, *, device: str = "auto",
     )
     page = render(content, {name: png for name, (png, _) in files.items()})
     folder = judged.folder
+    keep_calibration(judged, tree)
     write_json(folder / runs.METRICS, tree)
     write_card(folder)
     for name, (png, svg) in files.items():
@@ -109,30 +104,6 @@ class _Clock:
 
     def total(self) -> float:
         return time.perf_counter() - self._first
-
-
-def _gallery(judged: Judged, skip_bad: bool) -> ImageSet | InputError:
-    try:
-        return gallery_images(judged, skip_bad=skip_bad)
-    except InputError as reason:
-        return InputError(f"the images that it was trained on are not to be had: {reason}")
-
-
-def _baselines(judged: Judged, gallery: ImageSet | InputError, tree: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(gallery, InputError):
-        raise gallery
-    settings = judged.model.recipe_.evaluate
-    terms = Terms(
-        classes=len(judged.classes),
-        same=judged.same,
-        metric=settings.metric,
-        k=tree["classification"]["k"],
-        vote=settings.vote,
-        seed=judged.config["seed"],
-        bootstrap=settings.bootstrap,
-    )
-    known, labels, dimensions = judged.gallery_labels, judged.labels, judged.z.shape[1]
-    return measure_baselines(gallery, known, judged.queries, labels, dimensions=dimensions, terms=terms)
 
 
 def _mistakes(judged: Judged, answers: Answers, gallery: ImageSet | InputError) -> list[Mistake]:

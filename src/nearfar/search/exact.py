@@ -1,19 +1,23 @@
-"""Exact nearest neighbours by tiles: a product of matrices, the maxima of groups, and a few candidates scored anew.
+"""Exact nearest neighbours: candidates by products of matrices, with a bound on their error, and each scored anew.
 
-Pure functions on arrays; nothing here knows of labels, files or images. Three steps make a fast search exact, and
-its result independent of the tiles it was computed by:
+Pure functions on arrays; nothing here knows of labels, files or images. What is found, scores and order alike, depends
+neither on the tiles nor on the way it was found: candidates are scored one by one, in float64 with one fixed order of
+summation, rounded to float32, and ordered by (score, row).
+
+Many queries in a large gallery are done in bulk (``nearfar.search.bulk``): candidates by bfloat16, where the processor
+has it, and by float32 for queries of which bfloat16 leaves too many. Few queries, small galleries, large k, and what bulk
+search leaves over, go this way:
 
 1. The score of every pair is found by float32 matrix products, a tile of queries by a chunk of the gallery at a time.
    Of each group of some 32 columns the largest is taken. The best k lie within the k groups of largest maxima, so
-   only these are looked into. The k best and a few more are kept for each query.
-2. Float32 products depend in their last bits on the shape of the tile. So the candidates are scored anew, one by one,
-   in float64 with one fixed order of summation, rounded to float32, and ordered by (score, row).
-3. A query is certain when even the greatest possible rounding error could not lift a vector that was not kept above
+   only these are looked into. The k best and a few more are kept for each query, and scored anew.
+2. A query is certain when even the greatest possible rounding error could not lift a vector that was not kept above
    its k-th neighbour. The others (near duplicates, collapsed embeddings) go through the gallery again in float64,
    where every vector that may still belong to the best k is scored anew.
 
-Memory beside the result: a tile of 16 MiB and its like, one chunk of the gallery (as float64 in step 3), and 24 bytes
-for each of the (k + max(8, k / 4)) candidates of a query.
+Memory beside the result: a tile of 16 MiB and its like, one chunk of the gallery (as float64 in step 2), and 24 bytes
+for each of the (k + max(8, k / 4)) candidates of a query. Clusters, looked for where many queries meet up to two million
+vectors, take 17 bytes a vector.
 """
 
 from __future__ import annotations
@@ -27,6 +31,9 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import InputError
+from nearfar.search.bulk import Candidates, find_candidates
+from nearfar.search.cells import make_cells
+from nearfar.search.scoring import Gallery, from_keys, score_pairs, sort_keys, spread_places
 from nearfar.search.vectors import (
     Floats,
     Ints,
@@ -36,6 +43,7 @@ from nearfar.search.vectors import (
     centre_of,
     check_k,
     check_metric,
+    has_narrow_products,
     products,
     squared_lengths,
     unit_rows,
@@ -49,6 +57,12 @@ _CHUNK = 1 << 16
 """Rows of the gallery gone through together."""
 _WIDE_CHUNK = 1 << 13
 """The same in float64, where a query is looked at again."""
+_MANY_QUERIES, _MANY_ROWS, _FEW = 64, 1 << 13, 256
+"""From how many queries and rows on, and up to which k, a search is done in bulk."""
+_CELL_QUERIES, _CELL_ROWS = 2000, 1 << 21
+"""From how many queries on clusters are looked for, and in how many rows at most: the gallery is gone through for it."""
+_BULK = 1 << 16
+"""Queries done in bulk together: their candidates are kept at one time."""
 _UNIT = 2.0**-24
 """The unit roundoff of float32."""
 
@@ -103,19 +117,79 @@ def neighbours_to_find(rows: int, exclude: Ints | None) -> int:
 
 
 def nearest_prepared(
-    queries: Floats, gallery: Floats, k: int, metric: Metric, exclude: Ints | None = None, *, scale: bool = False
+    queries: Floats,
+    gallery: Floats,
+    k: int,
+    metric: Metric,
+    exclude: Ints | None = None,
+    *,
+    scale: bool = False,
+    rows: Ints | None = None,
 ) -> tuple[Floats, Ints]:
     """Do the work of ``nearest`` on checked arrays.
 
     With "cosine" the queries have unit length already, and the gallery too unless ``scale`` asks to divide its rows.
+    ``rows`` [m], distinct and ascending, are the only rows of the gallery that are found; they are copied chunk by
+    chunk. ``k`` must be at most their number, less one where a query excludes one of them.
     """
-    search = _Search(queries, gallery, k, metric, exclude, scale)
-    approximate, rows = search.candidates()
-    scores, rows = search.rank(approximate, rows)
-    doubtful = search.doubtful(approximate, scores)
-    if len(doubtful):
-        scores[doubtful], rows[doubtful] = search.again(doubtful, scores[doubtful, -1])
-    return scores, rows
+    places = Gallery(gallery, rows, scale)
+    if exclude is not None:
+        exclude = places.places_of(exclude)
+    if len(queries) >= _MANY_QUERIES and len(places) >= _MANY_ROWS and k <= _FEW:
+        scores, found = _in_bulk(queries, places, k, metric, exclude)
+    else:
+        scores, found = _Search(queries, places, k, metric, exclude).run()
+    return scores, found if rows is None else rows[found]
+
+
+def _in_bulk(queries: Floats, gallery: Gallery, k: int, metric: Metric, exclude: Ints | None) -> tuple[Floats, Ints]:
+    """Find the k nearest by candidates in bfloat16; in float32 where these were too many; one by one where still so.
+
+    Cells leave so few products to be made that to score the candidates of bfloat16 would cost more than float32 does.
+    """
+    scores = np.empty((len(queries), k), dtype=np.float32)
+    places = np.empty((len(queries), k), dtype=np.int64)
+    centre = _bulk_centre(gallery, metric)
+    clustered = len(queries) >= _CELL_QUERIES and len(gallery) <= _CELL_ROWS
+    cells = make_cells(queries, gallery, metric) if clustered else None
+    for first in range(0, len(queries), _BULK):
+        left = np.arange(first, min(first + _BULK, len(queries)))
+        for narrow in (True, False) if cells is None and has_narrow_products() else (False,):
+            if len(left) < _MANY_QUERIES:
+                break
+            some, own = queries[left], None if exclude is None else exclude[left]
+            near = None if cells is None else cells._replace(home=cells.home[left])
+            found = find_candidates(some, gallery, k, metric, own, narrow=narrow, centre=centre, cells=near)
+            settled = np.delete(left, found.unsettled)
+            scores[settled], places[settled] = _best_of(some, gallery, k, metric, found)
+            left = left[found.unsettled]
+        if len(left):
+            own = None if exclude is None else exclude[left]
+            scores[left], places[left] = _Search(queries[left], gallery, k, metric, own).run()
+    return scores, places
+
+
+def _bulk_centre(gallery: Gallery, metric: Metric) -> Floats:
+    """Return the point [D] to move vectors by: their middle, or zero where similarities gain little by it."""
+    sample = gallery.at(spread_places(len(gallery), 1024))
+    mean = sample.mean(axis=0, dtype=np.float64)
+    if metric != "euclidean" and mean @ mean < 0.5 * squared_lengths(sample).mean():
+        return np.zeros(gallery.dimensions, dtype=np.float32)
+    return centre_of(sample)
+
+
+def _best_of(queries: Floats, gallery: Gallery, k: int, metric: Metric, found: Candidates) -> tuple[Floats, Ints]:
+    """Return the k best of the candidates of each settled query, by (score, place): [n, k] both."""
+    order = np.argsort(found.owners.astype(np.uint16), kind="stable")  # of short numbers by radix
+    owners, candidates = found.owners[order], found.places[order]
+    keys = sort_keys(score_pairs(queries, gallery, owners, candidates, metric), candidates, metric)
+    counts = np.delete(np.bincount(owners, minlength=len(queries)), found.unsettled)
+    if not len(counts):
+        return np.empty((0, k), dtype=np.float32), np.empty((0, k), dtype=np.int64)
+    table = np.full((len(counts), counts.max()), np.iinfo(np.int64).max)
+    table[np.arange(table.shape[1]) < counts[:, None]] = keys
+    table.sort(axis=1)
+    return from_keys(table[:, :k], metric)
 
 
 class _Search:
@@ -126,12 +200,20 @@ class _Search:
     sides first, so that little is lost to cancellation where all vectors lie far from the origin.
     """
 
-    def __init__(self, queries: Floats, gallery: Floats, k: int, metric: Metric, exclude: Ints | None, scale: bool) -> None:
+    def __init__(self, queries: Floats, gallery: Gallery, k: int, metric: Metric, exclude: Ints | None) -> None:
         self.queries, self.gallery, self.k, self.metric, self.exclude = queries, gallery, k, metric, exclude
-        self.distances, self.scale = metric == "euclidean", scale
+        self.distances = metric == "euclidean"
         self.kept = min(k + max(8, k // 4), len(gallery))
-        self.centre = centre_of(gallery[:1024]) if self.distances else None
+        self.centre = centre_of(gallery.between(0, 1024)) if self.distances else None
         self.longest = 1.0 if metric == "cosine" else 0.0
+
+    def run(self) -> tuple[Floats, Ints]:
+        approximate, places = self.candidates()
+        scores, places = self.rank(approximate, places)
+        doubtful = self.doubtful(approximate, scores)
+        if len(doubtful):
+            scores[doubtful], places[doubtful] = self.again(doubtful, scores[doubtful, -1])
+        return scores, places
 
     def candidates(self) -> tuple[Wide, Ints]:
         """Step 1: similarities [N, kept] as float32 products give them, in no order, and their rows."""
@@ -139,7 +221,7 @@ class _Search:
         best = torch.full((count, kept), -math.inf)
         rows = torch.zeros((count, kept), dtype=torch.int64)
         for start in range(0, len(self.gallery), _CHUNK):
-            keys = as_tensor(self._moved(self._rows(start, start + _CHUNK)))
+            keys = as_tensor(self._moved(self.gallery.between(start, start + _CHUNK)))
             bias = None
             if self.metric != "cosine":
                 squares = torch.linalg.vecdot(keys, keys)
@@ -160,20 +242,17 @@ class _Search:
                 best[part, : values.shape[1]], rows[part, : values.shape[1]] = values, columns
         return best.numpy().astype(np.float64), rows.numpy()
 
-    def rank(self, approximate: Wide, rows: Ints) -> tuple[Floats, Ints]:
-        """Step 2: the k best [N, k] of the candidates by (score, row), scores computed anew."""
-        worst = np.float32(math.inf if self.distances else -math.inf)
-        scores = np.empty(rows.shape, dtype=np.float32)
-        for first in range(0, len(rows), step := max(1, _TILE // (4 * rows.shape[1] * self.gallery.shape[1]))):
-            part = slice(first, first + step)
-            queries = np.repeat(np.arange(first, min(first + step, len(rows))), rows.shape[1])
-            scores[part] = self._scores(queries, rows[part].ravel()).reshape(-1, rows.shape[1])
-        scores[np.isneginf(approximate)] = worst
-        order = np.lexsort((rows, scores if self.distances else -scores), axis=1)[:, : self.k]
-        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    def rank(self, approximate: Wide, places: Ints) -> tuple[Floats, Ints]:
+        """The k best [N, k] of the candidates by (score, place), scored anew."""
+        owners = np.repeat(np.arange(len(places)), places.shape[1])
+        scores = score_pairs(self.queries, self.gallery, owners, places.ravel(), self.metric).reshape(places.shape)
+        scores[np.isneginf(approximate)] = math.inf if self.distances else -math.inf
+        keys = sort_keys(scores, places, self.metric)
+        keys.sort(axis=1)
+        return from_keys(keys[:, : self.k], self.metric)
 
     def doubtful(self, approximate: Wide, scores: Floats) -> Ints:
-        """Step 3, whom it concerns: queries for which a vector that was not kept might be among the best k.
+        """Step 2, whom it concerns: queries for which a vector that was not kept might be among the best k.
 
         A product of D terms summed in any order in float32 is off by at most D u |q| |g| with u = 2^-24 (Higham 2002,
         section 3.1), and so is |g|^2; subtracting the centre and rounding add a few u more.
@@ -183,7 +262,7 @@ class _Search:
         lengths = np.concatenate(
             [squared_lengths(self._moved(self.queries[at : at + _CHUNK])) for at in range(0, len(scores), _CHUNK)]
         )
-        terms, last = self.gallery.shape[1] + 8, scores[:, -1].astype(np.float64)
+        terms, last = self.gallery.dimensions + 8, scores[:, -1].astype(np.float64)
         if self.distances:
             slack = terms * _UNIT * (np.sqrt(lengths) + self.longest) ** 2  # (|q| + |g|)^2 > 2 |q| |g| + |g|^2
             needed = lengths - (last * (1.0 + 2.0 * _UNIT)) ** 2
@@ -193,7 +272,7 @@ class _Search:
         return np.flatnonzero(approximate.min(axis=1) + slack >= needed)
 
     def again(self, which: Ints, last: Floats) -> tuple[Floats, Ints]:
-        """Step 3: the k best [n, k] of the queries ``which``, given a score ``last`` [n] that k vectors reach."""
+        """Step 2: the k best [n, k] of the queries ``which``, given a score ``last`` [n] that k vectors reach."""
         scores = np.empty((len(which), self.k), dtype=np.float32)
         rows = np.empty((len(which), self.k), dtype=np.int64)
         step = max(1, _TILE // 2 // _WIDE_CHUNK)
@@ -211,10 +290,10 @@ class _Search:
         lengths = np.einsum("nd,nd->n", queries, queries)
         twice = 2.0 * queries if self.distances else queries
         floor = sign * last.astype(np.float64)
-        slack = 4.0 * (self.gallery.shape[1] + 8) * 2.0**-53
+        slack = 4.0 * (self.gallery.dimensions + 8) * 2.0**-53
         start, width = 0, min(1024, _WIDE_CHUNK)  # the first part yields every row of a tie, so it is small
         while start < len(self.gallery):
-            chunk = self._moved_wide(self._rows(start, start + width))
+            chunk = self._moved_wide(self.gallery.between(start, start + width))
             squares = np.einsum("nd,nd->n", chunk, chunk)
             bias = torch.from_numpy(-squares) if self.distances else None
             found = products(torch.from_numpy(twice), torch.from_numpy(chunk), bias)
@@ -247,13 +326,7 @@ class _Search:
 
     def _merge(self, keys: Floats, rows: Ints, which: Ints, at: Ints, found: Ints, sign: float) -> None:
         """Put the pairs (query ``at``, row ``found``) in their places among the k best so far."""
-        fresh = np.concatenate(
-            [
-                self._scores(which[at[i : i + step]], found[i : i + step])
-                for step in [max(1, _TILE // (4 * self.gallery.shape[1]))]
-                for i in range(0, len(at), step)
-            ]
-        )
+        fresh = score_pairs(self.queries, self.gallery, which[at], found, self.metric)
         touched = np.unique(at)
         owner = np.concatenate([np.repeat(touched, self.k), at])
         key = np.concatenate([keys[touched].ravel(), np.float32(sign) * fresh])
@@ -263,20 +336,6 @@ class _Search:
         best = order[starts[:, None] + np.arange(self.k)]
         keys[touched], rows[touched] = key[best], row[best]
 
-    def _scores(self, queries: Ints, rows: Ints) -> Floats:
-        """Score pairs [m] one by one in float64: products of float32 are exact there, and their sum has one order."""
-        a, b = self.queries[queries], self.gallery[rows]
-        if self.scale:
-            b = unit_rows(b, "gallery")
-        wide = a.astype(np.float64)
-        if self.distances:
-            wide -= b
-            wide *= wide
-            return np.sqrt(wide.sum(axis=1)).astype(np.float32)
-        wide *= b
-        total = wide.sum(axis=1)
-        return (np.clip(total, -1.0, 1.0) if self.metric == "cosine" else total).astype(np.float32)
-
     def _blank(self, tile: Tensor, part: slice | Ints, start: int) -> None:
         """Give the excluded rows of a tile [n, M], which begins at row ``start``, the lowest similarity."""
         if self.exclude is None:
@@ -284,10 +343,6 @@ class _Search:
         columns = self.exclude[part] - start
         at = np.flatnonzero((columns >= 0) & (columns < tile.shape[1]))
         tile[torch.from_numpy(at), torch.from_numpy(columns[at])] = -math.inf
-
-    def _rows(self, start: int, end: int) -> Floats:
-        rows = self.gallery[start:end]
-        return unit_rows(rows, "gallery", start) if self.scale else rows
 
     def _moved(self, vectors: Floats) -> Floats:
         return vectors if self.centre is None else vectors - self.centre

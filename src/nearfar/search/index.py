@@ -7,24 +7,30 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from nearfar.errors import InputError, did_you_mean
 from nearfar.params import Params
+from nearfar.search.approximate import Known, nearest_proposed
+from nearfar.search.base import Entries, Labels, make_engine
+from nearfar.search.building import build
+from nearfar.search.checks import check_ids, check_labels, not_fitted
+from nearfar.search.engines import ENGINES, Choice, check_backend, choose
 from nearfar.search.exact import nearest_prepared, neighbours_to_find
-from nearfar.search.storage import Stored, read_index, write_index
-from nearfar.search.vectors import Floats, Ints, as_vectors, check_k, check_metric, unit_rows
-
-_BACKENDS = ("auto", "exact")
+from nearfar.search.filters import LabelRows
+from nearfar.search.storage import Stored, StoredEngine, read_index, write_index
+from nearfar.search.vectors import Floats, Ints, Metric, as_vectors, check_k, check_metric, unit_rows
 
 
 class NeighborIndex(Params):
-    """The nearest of many vectors, exactly.
+    """The nearest of many vectors, exactly or nearly so.
 
     Args:
         metric: "cosine" or "dot" (scores: greater is nearer), or "euclidean" (scores are distances: smaller is nearer).
-        backend: "exact" compares a query with every vector; "auto" takes what suits the number of vectors, which up to
-            some 200,000 is "exact", and the only choice so far.
+        backend: "exact" compares a query with every vector. "hnsw", "annoy" and "milvus" look at few vectors and may
+            miss some; ``built`` says how many. "auto" takes "exact" up to 200,000 vectors, and "hnsw" beyond.
+        options: arguments of the approximate engine, such as ``{"ef": 200}``; see docs/search.md.
+
+    Whatever finds them, scores are those of exact search, and so is the order of what was found.
 
     Attributes:
         n_features_in_: D, the length of a vector.
@@ -33,14 +39,18 @@ class NeighborIndex(Params):
     n_features_in_: int
     _vectors: Floats
     _ids: Ints
-    _labels: npt.NDArray[Any] | None
+    _labels: Labels | None
     _model_hash: str | None
     _names: dict[str, list[str]]
     _by_id: Ints | None
+    _by_label: LabelRows | None
+    _known: Known | None  # None: search is exact
+    _built: dict[str, Any]
 
-    def __init__(self, metric: str = "cosine", backend: str = "auto") -> None:
+    def __init__(self, metric: str = "cosine", backend: str = "auto", options: Mapping[str, Any] | None = None) -> None:
         self.metric = metric
         self.backend = backend
+        self.options = options
 
     def fit(self, X: Any, y: Any = None, ids: Any = None) -> Self:
         """Take in a gallery, in place of what the index held.
@@ -51,16 +61,21 @@ class NeighborIndex(Params):
             y: labels [N], whole numbers or strings, or None.
             ids: distinct whole numbers [N] by which vectors are named; the numbers of the rows if None.
 
+        An approximate engine is built and measured; ``built`` and the log of "nearfar" say how well it does.
+
         Raises:
-            InputError: empty, NaN, a zero vector with "cosine", a length that is not N, or an id that occurs twice.
+            InputError: empty, NaN, a zero vector with "cosine", a length that is not N, an id that occurs twice, an
+                option that cannot be, or an engine that is not installed.
         """
         vectors = self._prepared(X, "X")
-        numbers = np.arange(len(vectors)) if ids is None else _check_ids(ids, len(vectors))
-        labels = None if y is None else _check_labels(y, len(vectors))
+        numbers = np.arange(len(vectors)) if ids is None else check_ids(ids, len(vectors))
+        labels = None if y is None else check_labels(y, len(vectors))
         # Unless it cannot change, a copy: what the caller does to the array later must not change the index.
         fixed = isinstance(X, np.memmap) and X.mode == "r"
         borrowed = vectors is X or vectors.base is not None
-        self._take(vectors.copy() if borrowed and not fixed else vectors, numbers, labels, None, {})
+        entries = Entries(vectors.copy() if borrowed and not fixed else vectors, numbers, labels)
+        known, built = build(entries, check_metric(self.metric), choose(self.backend, len(vectors)), self.options or {})
+        self._take(entries, known, built, None, {})
         return self
 
     def __len__(self) -> int:
@@ -80,7 +95,7 @@ class NeighborIndex(Params):
         return self._require()._ids
 
     @property
-    def labels(self) -> npt.NDArray[Any] | None:
+    def labels(self) -> Labels | None:
         """The label of each row [N], or None."""
         return self._require()._labels
 
@@ -94,7 +109,14 @@ class NeighborIndex(Params):
         """The hash of the model that made the vectors, if the index was saved with one."""
         return self._require()._model_hash
 
-    def search(self, z: Any, k: int = 10, *, exclude: Any = None) -> tuple[Floats, Ints]:
+    @property
+    def built(self) -> dict[str, Any]:
+        """How the index was built: ``backend``, the ``reason`` for it, and of an approximate one ``recall@10`` against
+        exact search for a ``sample`` of its vectors, ``latency_ms`` and ``exact_latency_ms`` of one query,
+        ``build_seconds``, ``rows``, ``library`` and ``settings``."""
+        return dict(self._require()._built)
+
+    def search(self, z: Any, k: int = 10, *, exclude: Any = None, labels: Any = None) -> tuple[Floats, Ints]:
         """Return the ``k`` nearest vectors of each query.
 
         Args:
@@ -102,20 +124,30 @@ class NeighborIndex(Params):
             k: how many, at most the vectors that there are.
             exclude: an id [N] for each query that is never its neighbour (its own, when it is in the gallery itself).
                 An id that is not in the index excludes nothing.
+            labels: one label or several: only vectors that have one of them are found.
 
         Returns:
             ``scores`` float32 [N, k], best first, and ``ids`` int64 [N, k]. Equal scores are in order of rows.
 
         Raises:
-            InputError: the index is empty, or D, k or a value does not fit.
+            InputError: the index is empty, or D, k or a value does not fit, or there is no such label.
         """
-        scores, rows = self.search_rows(z, k, exclude=exclude)
+        scores, rows = self.search_rows(z, k, exclude=exclude, labels=labels)
         return scores, self._ids[rows]
 
-    def search_rows(self, z: Any, k: int = 10, *, exclude: Any = None) -> tuple[Floats, Ints]:
+    def search_rows(self, z: Any, k: int = 10, *, exclude: Any = None, labels: Any = None) -> tuple[Floats, Ints]:
         """Do as ``search`` does, and return row numbers [N, k] (of ``vectors``, ``ids`` and ``labels``) for ids."""
         queries = self._queries(z, "z")
-        return self._nearest(queries, k, "k", None if exclude is None else self._rows_of(exclude, len(queries)))
+        excluded = None if exclude is None else self._rows_of(exclude, len(queries))
+        return self._nearest(queries, k, "k", excluded, labels)
+
+    def get(self, ids: Any) -> Floats:
+        """Return the vectors [N, D] of these ``ids`` [N].
+
+        Raises:
+            InputError: there is no such id.
+        """
+        return np.array(self._require()._vectors[self._rows_there(ids)])
 
     def kneighbors(
         self, X: Any = None, n_neighbors: int | None = None, return_distance: bool = True
@@ -143,6 +175,9 @@ class NeighborIndex(Params):
     def add(self, X: Any, y: Any = None, ids: Any = None) -> Self:
         """Add vectors [N, D] behind those that are there; without ``ids`` they are numbered on from the greatest id.
 
+        An approximate engine takes them in if it can; if not, they are searched exactly beside it, until so many have
+        changed that it is built anew.
+
         Raises:
             InputError: as ``fit``; or an id is in use; or labels are given and the index has none, or the reverse.
         """
@@ -151,18 +186,19 @@ class NeighborIndex(Params):
             have, given = ("no labels", "some") if self._labels is None else ("labels", "none")
             raise InputError(f"the index has {have} but {given} were given for the vectors to add")
         start = int(self._ids.max()) + 1
-        numbers = np.arange(start, start + len(vectors)) if ids is None else _check_ids(ids, len(vectors))
+        numbers = np.arange(start, start + len(vectors)) if ids is None else check_ids(ids, len(vectors))
         in_use = np.isin(numbers, self._ids)
         if in_use.any():
             raise InputError(f"ids holds {numbers[in_use][0]}, which is in the index already; remove it first")
-        labels = self._labels
-        if labels is not None:
-            fresh = _check_labels(y, len(vectors))
-            if (fresh.dtype.kind == "U") != (labels.dtype.kind == "U"):
-                raise InputError(f"labels to add are {fresh.dtype}, those of the index {labels.dtype}")
-            labels = np.concatenate([labels, fresh])
-        vectors, numbers = np.concatenate([self._vectors, vectors]), np.concatenate([self._ids, numbers])
-        self._take(vectors, numbers, labels, self._model_hash, self._names)
+        labels = fresh = None
+        if self._labels is not None:
+            fresh = check_labels(y, len(vectors))
+            if (fresh.dtype.kind == "U") != (self._labels.dtype.kind == "U"):
+                raise InputError(f"labels to add are {fresh.dtype}, those of the index {self._labels.dtype}")
+            labels = np.concatenate([self._labels, fresh])
+        whole = Entries(np.concatenate([self._vectors, vectors]), np.concatenate([self._ids, numbers]), labels)
+        known = None if self._known is None else self._known.with_added(Entries(vectors, numbers, fresh))
+        self._change(whole, known)
         return self
 
     def remove(self, ids: Any) -> Self:
@@ -171,16 +207,13 @@ class NeighborIndex(Params):
         Raises:
             InputError: there is no such id, or nothing would be left.
         """
-        numbers = np.atleast_1d(np.asarray(ids))
-        rows = self._require()._rows_of(numbers, len(numbers))
-        if (rows < 0).any():
-            raise InputError(f"ids holds {numbers[rows < 0][0]}, which is not in the index")
-        keep = np.ones(len(self._ids), dtype=bool)
-        keep[rows] = False
+        keep = np.ones(len(self._require()._ids), dtype=bool)
+        keep[self._rows_there(ids)] = False
         if not keep.any():
             raise InputError("ids names every vector of the index; an index cannot be empty")
         labels = None if self._labels is None else self._labels[keep]
-        self._take(self._vectors[keep], self._ids[keep], labels, self._model_hash, self._names)
+        known = None if self._known is None else self._known.without(keep)
+        self._change(Entries(self._vectors[keep], self._ids[keep], labels), known)
         return self
 
     def save(
@@ -206,27 +239,52 @@ class NeighborIndex(Params):
             self._model_hash = model_hash
         if names is not None:
             self._names = {what: [str(name) for name in given] for what, given in names.items()}
-        stored = Stored(self.metric, self._vectors, self._ids, self._labels, self._model_hash, self._names)
-        write_index(folder, stored)
+        engine = None if self._known is None else self._known.stored()
+        kept = (self._model_hash, self._names, self.backend, self._built)
+        write_index(folder, Stored(self.metric, self._vectors, self._ids, self._labels, *kept, engine))
+        if self._known is not None:
+            self._known.engine.settle()
 
     @classmethod
-    def load(cls, folder: Path | str, *, expect_model_hash: str | None = None, verify: bool = False) -> Self:
-        """Open the index in ``folder``; its vectors are mapped into memory, not read.
+    def load(
+        cls,
+        folder: Path | str,
+        *,
+        expect_model_hash: str | None = None,
+        verify: bool = False,
+        backend: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Open the index in ``folder``; its vectors and most engines are mapped into memory, not read.
 
         Args:
             folder: what ``save`` wrote.
             expect_model_hash: refuse an index that another model made.
             verify: read every file and compare its hash.
+            backend: None opens the engine that was saved. "exact" leaves it aside, and so do the others, which build
+                theirs anew from the vectors.
+            options: of the engine, instead of those that it was saved with.
 
         Raises:
-            InputError: a file is missing, truncated or damaged, or another model made the index.
+            InputError: a file is missing, truncated or damaged, another model made the index, or its engine is not
+                installed.
         """
         stored = read_index(folder, verify=verify)
         if expect_model_hash is not None and stored.model_hash != expect_model_hash:
             made = f"by {stored.model_hash[:12]}" if stored.model_hash else "without naming its model"
             raise InputError(f"{folder} was made {made}, not by the model {expect_model_hash[:12]}; build it again")
-        index = cls(metric=check_metric(stored.metric))
-        index._take(stored.vectors, stored.ids, stored.labels, stored.model_hash, stored.names)
+        metric, entries = check_metric(stored.metric), Entries(stored.vectors, stored.ids, stored.labels)
+        index = cls(metric, check_backend(stored.backend if backend is None else backend), options)
+        known, built = None, dict(stored.built) or choose("exact", len(stored.ids))._asdict()
+        if backend is not None:
+            known, built = build(entries, metric, choose(backend, len(stored.ids)), options or {})
+        elif stored.engine is not None:
+            try:
+                known = _open(stored.engine, entries, metric, options or {})
+            except FileNotFoundError:
+                # Another process has saved a new state meanwhile: it is read, or what is missing is named.
+                return cls.load(folder, expect_model_hash=expect_model_hash, verify=verify, options=options)
+        index._take(entries, known, built, stored.model_hash, stored.names)
         return index
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -234,15 +292,26 @@ class NeighborIndex(Params):
 
     def _take(
         self,
-        vectors: Floats,
-        ids: Ints,
-        labels: npt.NDArray[Any] | None,
+        entries: Entries,
+        known: Known | None,
+        built: dict[str, Any],
         model_hash: str | None,
         names: dict[str, list[str]],
     ) -> None:
-        self._vectors, self._ids, self._labels = vectors, ids, labels
-        self._model_hash, self._names, self._by_id = model_hash, names, None
-        self.n_features_in_ = vectors.shape[1]
+        self._vectors, self._ids, self._labels = entries
+        self._known, self._built = known, built
+        self._model_hash, self._names, self._by_id, self._by_label = model_hash, names, None, None
+        self.n_features_in_ = entries.vectors.shape[1]
+
+    def _change(self, entries: Entries, known: Known | None) -> None:
+        """Take in what ``add`` and ``remove`` leave, and build an engine where one is due."""
+        built, choice, options = self._built, choose(self.backend, len(entries.ids)), dict(self.options or {})
+        if known is not None and known.stale:
+            options = {**known.engine.settings(), **options}
+            choice = Choice(known.name, f"{built.get('reason', '')}; built anew after many changes")
+        if choice.backend != "exact" and (known is None or known.stale):
+            known, built = build(entries, check_metric(self.metric), choice, options)
+        self._take(entries, known, built, self._model_hash, self._names)
 
     def _require(self) -> Self:
         if not self.__sklearn_is_fitted__():
@@ -251,17 +320,38 @@ class NeighborIndex(Params):
 
     def _prepared(self, values: Any, name: str, dimensions: int | None = None) -> Floats:
         metric = check_metric(self.metric)
-        if self.backend not in _BACKENDS:
-            raise InputError(f"backend is {self.backend!r}{did_you_mean(str(self.backend), _BACKENDS)}")
+        check_backend(self.backend)
         vectors = as_vectors(values, name, dimensions=dimensions, owner=type(self).__name__)
         return unit_rows(vectors, name) if metric == "cosine" else vectors
 
     def _queries(self, values: Any, name: str) -> Floats:
         return self._prepared(values, name, dimensions=self._require()._vectors.shape[1])
 
-    def _nearest(self, queries: Floats, k: Any, name: str, exclude: Ints | None) -> tuple[Floats, Ints]:
-        k = check_k(k, neighbours_to_find(len(self._vectors), exclude), name)
-        return nearest_prepared(queries, self._vectors, k, check_metric(self.metric), exclude)
+    def _nearest(self, queries: Floats, k: Any, name: str, exclude: Ints | None, labels: Any = None) -> tuple[Floats, Ints]:
+        metric, only, there, excluded = check_metric(self.metric), None, len(self._vectors), exclude
+        if labels is not None:
+            only = self._label_rows().only(labels)
+            there = len(only.rows)
+            excluded = None if exclude is None else np.where(np.isin(exclude, only.rows), exclude, -1)
+        k = check_k(k, neighbours_to_find(there, excluded), name)
+        if self._known is not None:
+            return nearest_proposed(self._known, queries, self._vectors, k, metric, excluded, only)
+        return nearest_prepared(queries, self._vectors, k, metric, excluded, rows=None if only is None else only.rows)
+
+    def _label_rows(self) -> LabelRows:
+        if self._labels is None:
+            raise InputError("the index has no labels to search by; give them to fit")
+        if self._by_label is None:
+            self._by_label = LabelRows(self._labels)
+        return self._by_label
+
+    def _rows_there(self, ids: Any) -> Ints:
+        """Return the row of each id, of any count, all of which must be there."""
+        numbers = np.atleast_1d(np.asarray(ids))
+        rows = self._rows_of(numbers, len(numbers))
+        if (rows < 0).any():
+            raise InputError(f"ids holds {numbers[rows < 0][0]}, which is not in the index")
+        return rows
 
     def _rows_of(self, ids: Any, count: int) -> Ints:
         """Return the row of each id [count], -1 where there is none."""
@@ -280,41 +370,12 @@ class NeighborIndex(Params):
         return scores if self.metric == "euclidean" else -scores
 
 
-def not_fitted(estimator: Any) -> Exception:
-    """Return the error of an estimator used before ``fit``: an ``InputError`` that scikit-learn knows as its own."""
-    from sklearn.exceptions import NotFittedError
-
-    class NotFitted(InputError, NotFittedError):
-        pass
-
-    return NotFitted(f"this {type(estimator).__name__} is empty; call fit, or load one that was saved")
-
-
-def _check_ids(ids: Any, count: int) -> Ints:
-    numbers = np.asarray(ids)
-    if numbers.shape != (count,) or numbers.dtype.kind not in "iu":
-        raise InputError(
-            f"ids has shape {numbers.shape} and dtype {numbers.dtype}, expected {count:,} whole numbers, one a vector"
-        )
-    ordered = np.sort(numbers)
-    twice = ordered[:-1][ordered[:-1] == ordered[1:]]
-    if len(twice):
-        raise InputError(f"ids holds {twice[0]} more than once, expected distinct numbers")
-    return numbers.astype(np.int64)
-
-
-def _check_labels(labels: Any, count: int) -> npt.NDArray[Any]:
-    array = np.asarray(labels)
-    if array.ndim != 1 or len(array) != count:
-        had = f"{len(array):,} entries" if array.ndim == 1 else f"shape {array.shape}"
-        raise InputError(f"labels has {had}, X has {count:,} rows; expected one label for each row")
-    if array.dtype.kind == "O" and all(isinstance(label, str) for label in array):
-        array = array.astype(str)
-    if array.dtype.kind not in "biufU":
-        raise InputError(f"Unknown label type: {array.dtype}; expected whole numbers or strings")
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise InputError("Input y contains NaN or infinity; expected a label for each row")
-        if (array != np.floor(array)).any():
-            raise InputError("Unknown label type: continuous; expected whole numbers or strings")
-    return array.copy()
+def _open(stored: StoredEngine, entries: Entries, metric: Metric, options: Mapping[str, Any]) -> Known:
+    """Open an engine that was saved."""
+    if stored.name not in ENGINES:
+        raise InputError(f"the index was built by the engine {stored.name!r}{did_you_mean(stored.name, ENGINES)}")
+    assert stored.path is not None
+    engine = make_engine(ENGINES[stored.name], stored.name, metric, {**stored.settings, **options})
+    engine.read(stored.path, entries.vectors.shape[1], stored.given)
+    keys = np.arange(len(entries.ids)) if stored.keys is None else stored.keys
+    return Known(stored.name, engine, keys, stored.given)

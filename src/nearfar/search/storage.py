@@ -1,4 +1,4 @@
-"""An index as a folder: arrays in .npy files, and a manifest that names them with their sizes and hashes.
+"""An index as a folder: arrays in .npy files, the file of an engine, and a manifest that names all with sizes and hashes.
 
 A file is called after its content (``vectors-<16 hex digits>.npy``), so a new state never overwrites an old one. The
 manifest ``index.json`` is replaced last, in one step: whoever reads finds the state before or the state after. Files
@@ -14,8 +14,9 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,15 +26,35 @@ from nearfar.errors import InputError
 from nearfar.files import explain_os_errors, hash_file, read_json, write_atomic, write_json
 
 MANIFEST = "index.json"
-_FORMAT, _VERSION = "nearfar-index", 1
-_OWN_FILE = re.compile(r"(vectors|ids|labels|names)-[0-9a-f]{16}\.(npy|json)")
+_FORMAT = "nearfar-index"
+_PLAIN, _WITH_ENGINE = 1, 2
+"""Versions of the format. An index without an engine is written as ever, so that an earlier nearfar can read it."""
+_OWN_FILE = re.compile(r"(vectors|ids|labels|names|keys|engine)-[0-9a-f]{16}\.(npy|json|bin)")
 _BLOCK = 1 << 24
 
 Names = dict[str, list[str]]
 
 
+class StoredEngine(NamedTuple):
+    """An approximate engine as it is stored.
+
+    ``keys`` [N] are its keys of the rows (-1: it does not know the row), None if they are the numbers of the rows;
+    ``given`` is how many keys were given out. ``write`` writes its file, and ``path`` is where that was found.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    keys: npt.NDArray[np.int64] | None
+    given: int
+    write: Callable[[Path], None] | None = None
+    path: Path | None = None
+
+
 class Stored(NamedTuple):
-    """What a folder holds: ``vectors`` [N, D] (a read-only map of the file), ``ids`` [N], ``labels`` [N] or None."""
+    """What a folder holds: ``vectors`` [N, D] (a read-only map of the file), ``ids`` [N], ``labels`` [N] or None.
+
+    ``backend`` is what was asked for, and ``built`` what was chosen, why, and what it measured.
+    """
 
     metric: str
     vectors: npt.NDArray[np.float32]
@@ -41,6 +62,9 @@ class Stored(NamedTuple):
     labels: npt.NDArray[Any] | None
     model_hash: str | None
     names: Names
+    backend: str = "auto"
+    built: Mapping[str, Any] = MappingProxyType({})
+    engine: StoredEngine | None = None
 
 
 def write_index(folder: Path | str, stored: Stored) -> None:
@@ -64,22 +88,33 @@ def write_index(folder: Path | str, stored: Stored) -> None:
         if stored.names:
             content = json.dumps(stored.names, ensure_ascii=False).encode()
             files["names"] = _write_content(folder, "names", ".json", [content])
+        engine = stored.engine
+        if engine is not None and engine.write is not None:
+            files["engine"] = _write_engine(folder, engine.write)
+            if engine.keys is not None:
+                files["keys"] = _write_array(folder, "keys", engine.keys)
         rows, dimensions = stored.vectors.shape
         manifest = {
             "format": _FORMAT,
-            "version": _VERSION,
+            "version": _PLAIN if engine is None else _WITH_ENGINE,
             "metric": stored.metric,
             "rows": rows,
             "dimensions": dimensions,
             "model_hash": stored.model_hash,
             "files": files,
+            "backend": stored.backend,
+            "built": dict(stored.built),
         }
+        if engine is not None:
+            manifest["engine"] = {"name": engine.name, "keys_given": engine.given, "settings": engine.settings}
         write_json(folder / MANIFEST, manifest)
         _sweep(folder, keep={entry["name"] for entry in files.values()})
 
 
 def read_index(folder: Path | str, *, verify: bool = False) -> Stored:
     """Open the index in ``folder``; vectors are mapped, not read. ``verify`` also compares every file's hash.
+
+    The engine's file is named and not opened.
 
     Raises:
         InputError: a file is missing, truncated, damaged or not of an index.
@@ -108,9 +143,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def _check_format(path: Path, manifest: Mapping[str, Any]) -> None:
     if manifest.get("format") != _FORMAT:
         raise InputError(f"{path} does not describe a nearfar index; choose another folder")
-    if manifest.get("version") != _VERSION:
+    if manifest.get("version") not in (_PLAIN, _WITH_ENGINE):
         raise InputError(
-            f"{path} has version {manifest.get('version')!r}, expected {_VERSION}; "
+            f"{path} has version {manifest.get('version')!r}, expected at most {_WITH_ENGINE}; "
             f"build the index again, or use the nearfar that wrote it"
         )
 
@@ -119,8 +154,13 @@ def _read_files(folder: Path, manifest: Mapping[str, Any], verify: bool) -> Stor
     path = folder / MANIFEST
     rows, dimensions, metric = manifest.get("rows"), manifest.get("dimensions"), manifest.get("metric")
     files, model_hash = manifest.get("files"), manifest.get("model_hash")
-    sized = isinstance(rows, int) and isinstance(dimensions, int)
-    if not (sized and isinstance(metric, str) and isinstance(files, dict) and {"vectors", "ids"} <= set(files)):
+    if not (
+        isinstance(rows, int)
+        and isinstance(dimensions, int)
+        and isinstance(metric, str)
+        and isinstance(files, dict)
+        and {"vectors", "ids"} <= set(files)
+    ):
         raise InputError(f"{path} is damaged: it lacks rows, dimensions, metric or the names of the files")
     if not (model_hash is None or isinstance(model_hash, str)):
         raise InputError(f"{path} is damaged: model_hash is {model_hash!r}")
@@ -132,7 +172,31 @@ def _read_files(folder: Path, manifest: Mapping[str, Any], verify: bool) -> Stor
     names = read_json(paths["names"]) if "names" in paths else {}
     if not all(isinstance(given, list) and all(isinstance(name, str) for name in given) for given in names.values()):
         raise InputError(f"{paths['names']} is damaged: expected lists of names")
-    return Stored(str(metric), vectors, ids, labels, model_hash, names)
+    backend, built = manifest.get("backend", "auto"), manifest.get("built", {})
+    if not isinstance(backend, str) or not isinstance(built, dict):
+        raise InputError(f"{path} is damaged: it says wrongly how the index was built")
+    return Stored(str(metric), vectors, ids, labels, model_hash, names, backend, built, _engine_of(path, manifest, paths, rows))
+
+
+def _engine_of(path: Path, manifest: Mapping[str, Any], paths: Mapping[str, Path], rows: int) -> StoredEngine | None:
+    """Return what the manifest at ``path`` says of an engine, checked; None if the index has none."""
+    about = manifest.get("engine")
+    if about is None:
+        return None
+    about = about if isinstance(about, dict) else {}
+    name, settings, given = about.get("name"), about.get("settings"), about.get("keys_given")
+    known = isinstance(name, str) and isinstance(settings, dict) and "engine" in paths
+    if not known or not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise InputError(f"{path} is damaged: it describes its engine wrongly")
+    keys = _read_array(paths["keys"], np.int64, (rows,)) if "keys" in paths else None
+    if keys is None and given != rows:
+        raise InputError(f"{path} is damaged: its engine knows {given:,} vectors, the index has {rows:,}")
+    if keys is not None:
+        held = keys[: int((keys >= 0).sum())]
+        # Those that the engine does not know come last, and no key belongs to two rows.
+        if (held < 0).any() or (keys >= given).any() or len(np.unique(held)) < len(held):
+            raise InputError(f"{paths['keys']} is damaged: it holds keys that cannot be; build the index again")
+    return StoredEngine(str(name), dict(settings or {}), keys, given, path=paths["engine"])
 
 
 def _check_file(folder: Path, what: str, entry: Any, verify: bool) -> Path:
@@ -171,6 +235,24 @@ def _write_array(folder: Path, what: str, array: npt.NDArray[Any]) -> dict[str, 
     return _write_content(folder, what, ".npy", _chain(header.getvalue(), parts))
 
 
+def _write_engine(folder: Path, write: Callable[[Path], None]) -> dict[str, Any]:
+    """Let an engine write its file, name it after its content, and return what the manifest says of it."""
+    pending = folder / "engine-pending"
+    with explain_os_errors(folder):
+        try:
+            write(pending)
+            with pending.open("rb") as file:
+                os.fsync(file.fileno())
+            digest, size = hash_file(pending), pending.stat().st_size
+            name = f"engine-{digest[:16]}.bin"
+            os.replace(pending, folder / name)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                pending.unlink()
+            raise
+    return {"name": name, "bytes": size, "sha256": digest}
+
+
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield first
     yield from rest
@@ -195,7 +277,7 @@ def _sweep(folder: Path, keep: set[str]) -> None:
     for path in folder.iterdir():
         if path.name in keep:
             continue
-        left_over = re.fullmatch(r"\.?(vectors|ids|labels|names)-pending(\..*\.part)?", path.name)
+        left_over = re.fullmatch(r"\.?(vectors|ids|labels|names|keys|engine)-pending(\..*\.part)?", path.name)
         if _OWN_FILE.fullmatch(path.name) or left_over:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()

@@ -181,6 +181,39 @@ def products(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     return a @ b.T if bias is None else torch.addmm(bias, a, b.T)
 
 
+def packed(b: Tensor) -> Tensor:
+    """Return ``b`` [N, D] as ``products`` takes it fastest, time and again: in oneDNN's own layout if it has one."""
+    if _onednn_linear() is None:
+        return b
+    try:
+        made: Tensor = torch.ops.mkldnn._reorder_linear_weight(b, 64)
+        return made
+    except (AttributeError, RuntimeError):
+        return b
+
+
+def narrow_products(a: Tensor, b: Tensor, bias: Tensor) -> Tensor:
+    """Return ``a @ b.T + bias`` of bfloat16 a [M, D] and b [N, D] and float32 bias [N], rounded once, to bfloat16 [M, N].
+
+    Only where ``has_narrow_products``. Sums are taken in float32.
+    """
+    fast = _onednn_linear()
+    assert fast is not None
+    return fast(a, b, bias, "none", [], "")
+
+
+@cache
+def has_narrow_products() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware, and PyTorch then adds a float32 bias before it rounds."""
+    # No public name says what the processor can do; without these the slower way is taken.
+    able = any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    if not able or _onednn_linear() is None:
+        return False
+    one = torch.tensor([[-1.0, 0.0]], dtype=torch.bfloat16)
+    tiny = narrow_products(one, one.abs(), torch.tensor([1.0 + 2.0**-20]))
+    return bool(tiny == 2.0**-20)
+
+
 @cache
 def _onednn_linear() -> Callable[..., Tensor] | None:
     """Return oneDNN's linear layer if this build of PyTorch has it and it multiplies in full float32, else None."""

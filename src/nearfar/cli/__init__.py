@@ -1,0 +1,10 @@
+"""The command line: one verb a stage, no logic. Progress goes to stderr, results to stdout.
+
+`root` holds the application, `options` what several verbs take; the verbs stand by stage. Each imports what it calls only
+when it is called, so that help and refusals come at once.
+"""
+
+from nearfar.cli import data, index, judge, train, use
+from nearfar.cli.root import app, main
+
+__all__ = ["app", "data", "index", "judge", "main", "train", "use"]

@@ -1,0 +1,69 @@
+"""Verbs about a run's index: `nearfar index ...`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from nearfar.cli.options import AsJson, Device, Run, SkipBad
+from nearfar.cli.root import app, show_result
+
+index_app = App(name="index", help="Add images to a run's index, remove them, or see what it holds.")
+app.command(index_app)
+
+
+@index_app.command
+def add(
+    run: Run,
+    images: str,
+    /,
+    *,
+    label: str | None = None,
+    device: Device = "auto",
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add images to the index without training, also of classes that the run does not know; a few of each are enough.
+
+    Parameters
+    ----------
+    images
+        A folder with one sub-folder per class, or any labelled images that train takes; with --label any images.
+    label
+        The class of all of them.
+    """
+    from nearfar import indexing, show
+
+    show_result(indexing.add_images(run, images, label=label, device=device, skip_bad=skip_bad), as_json, show.added)
+
+
+@index_app.command
+def remove(
+    run: Run,
+    /,
+    *,
+    label: str | None = None,
+    ids: Annotated[tuple[str, ...], Parameter(name="--id", consume_multiple=True, negative="", show_default=False)] = (),
+    as_json: AsJson = False,
+) -> None:
+    """Remove a class or single images from the index.
+
+    Parameters
+    ----------
+    label
+        The class, of which all images go.
+    ids
+        Images, by the ids that search and predict show.
+    """
+    from nearfar import indexing, show
+
+    show_result(indexing.remove_images(run, label=label, ids=ids), as_json, show.removed)
+
+
+@index_app.command
+def info(run: Run, /, *, as_json: AsJson = False) -> None:
+    """Say what the index holds: its classes, and how many of their images were added since training."""
+    from nearfar import indexing, show
+
+    show_result(indexing.index_info(run), as_json, show.index)

@@ -1,0 +1,89 @@
+"""Verbs that train, and the recipes that they train by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nearfar.cli.options import AsJson, Device, Settings, SkipBad, Switch
+from nearfar.cli.root import app, show_result
+
+
+@app.command
+def train(
+    data: str,
+    /,
+    *,
+    recipe: str | None = None,
+    start: Annotated[Path | None, Parameter(name="--from")] = None,
+    out: Path | None = None,
+    seed: int = 0,
+    epochs: int | None = None,
+    unseen: str | None = None,
+    device: Device = "auto",
+    settings: Settings = (),
+    resume: Switch = False,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train an embedding and leave a run folder.
+
+    Parameters
+    ----------
+    data
+        A name (mnist, fashion-mnist, digits), a folder with one sub-folder per class, a folder with metadata.csv, IDX
+        files, a pixel CSV, .npz, or Parquet with an image column.
+    recipe
+        A name that `nearfar recipes` lists, or a .toml file; by default that of --from, or the one that suits the data.
+    start
+        A run folder whose encoder training begins with; --set train.mode=linear trains a linear classifier on it,
+        train.mode=finetune both together.
+    out
+        The run folder; by default a new one below runs/.
+    seed
+        Everything random follows from it.
+    epochs
+        Instead of the recipe's.
+    unseen
+        Classes to keep from training, with commas between them, or a share of all classes, e.g. 0.3; evaluate says how
+        well they are told apart.
+    settings
+        Change the recipe, e.g. --set loss.temperature=0.2 train.epochs=5.
+    resume
+        Go on with the interrupted run in --out.
+    """
+    from nearfar import show, verbs
+    from nearfar.progress import ProgressLine
+    from nearfar.recipe import parse_changes
+
+    result = verbs.train(
+        data,
+        recipe=recipe,
+        start=start,
+        out=out,
+        seed=seed,
+        epochs=epochs,
+        unseen=unseen,
+        device=device,
+        changes=parse_changes(settings),
+        resume=resume,
+        skip_bad=skip_bad,
+        watcher=ProgressLine(),
+    )
+    show_result(result, as_json, show.trained)
+
+
+@app.command
+def recipes(name: str | None = None, /) -> None:
+    """List the recipes, or show one whole.
+
+    Parameters
+    ----------
+    name
+        The recipe to show, as TOML; save it to a file to make your own of it.
+    """
+    from nearfar import recipe, show
+
+    print(recipe.recipe_text(name).rstrip() if name is not None else show.recipes())

@@ -1,0 +1,285 @@
+"""Images in a run's index beside those that it was trained on: add, remove, and say what is there. Nothing is trained.
+
+The run's config keeps the classes that training knew; names of classes that came later are kept with the index, behind them
+(`nearfar.judging.classes_of`). An added image gets an id above those of the training images, so that both can be told apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import fcntl
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nearfar import runs
+from nearfar.answers import UNKNOWN, trained_images
+from nearfar.data import ImageSet, load_any
+from nearfar.data.imageset import class_order, unique_ids
+from nearfar.data.loading import name_of
+from nearfar.embedder import Embedder
+from nearfar.errors import InputError, did_you_mean
+from nearfar.files import explain_os_errors
+from nearfar.judging import classes_of, load_run, shape_of
+from nearfar.search import NeighborIndex
+
+Labels = npt.NDArray[np.int64]
+
+_SAME = 1e-5
+"""Embeddings of one image, made in batches of other sizes, differ by less than this share of their largest number."""
+_LONGEST_NAME = 200
+
+
+def add_images(
+    run: str | Path,
+    images: str | Path | ImageSet,
+    *,
+    label: str | None = None,
+    device: str = "auto",
+    skip_bad: bool = False,
+) -> dict[str, Any]:
+    """Embed images and add them to the run's index, also those of classes that the run does not know.
+
+    An image that the index holds already, under the same class, is left out and counted.
+
+    Args:
+        run: the run folder.
+        images: a folder with one sub-folder per class, or any labelled images; with ``label`` any images.
+        label: the class of all of them, whatever they bring.
+        device: "auto", "cpu" or "cuda".
+        skip_bad: leave out images that cannot be read instead of refusing.
+
+    Returns:
+        ``run``, ``added`` (how many by class name), ``new_classes`` (without an image before), ``already_there`` and
+        ``skipped`` (images that were left out), and ``images`` (in the index now).
+
+    Raises:
+        InputError: the run or the images cannot be used, they have no classes and there is no ``label``, a class name cannot be
+            one, an image is in the index under another class, or another process changes the run.
+    """
+    folder = Path(run)
+    with _only_editor(folder):
+        model, index = load_run(folder, device=device)
+        found = load_any([images], **shape_of(model), skip_bad=skip_bad)
+        names, before = _class_names(found, label), set(_labels(index).tolist())
+        classes = classes_of(model, index)
+        fresh = class_order(set(names) - set(classes))
+        place = {name: number for number, name in enumerate([*classes, *fresh])}
+        labels = np.array([place[name] for name in names], dtype=np.int64)
+        z = model.transform(found)
+        new = _not_there_yet(index, found, z, labels, [*classes, *fresh])
+        if len(new):
+            known = index.names["images"]
+            given = [f"{name_of(images)}/{one}" for one in found.ids[new].tolist()]
+            named = unique_ids(np.array([*known, *given], dtype=np.dtypes.StringDType())).tolist()
+            first = max(int(index.ids.max()) + 1, trained_images(runs.read_config(folder), index))
+            index.add(z[new], labels[new], ids=np.arange(first, first + len(new)))
+            _save(folder, model, index, named, [*classes, *fresh])
+    added = [names[row] for row in new.tolist()]
+    left = np.setdiff1d(np.arange(len(found)), new)
+    return {
+        "run": str(folder),
+        "added": {name: added.count(name) for name in place if name in added},
+        "new_classes": [name for name, number in place.items() if name in added and number not in before],
+        "already_there": found.ids[left].tolist(),
+        "skipped": list(found.skipped),
+        "images": len(index),
+    }
+
+
+def remove_images(run: str | Path, *, label: str | None = None, ids: Sequence[str] = ()) -> dict[str, Any]:
+    """Remove images from the run's index; what was added and is removed again leaves no trace in any answer.
+
+    Args:
+        run: the run folder.
+        label: a class, of which all images go; or
+        ids: names of images, as `search` and `predict` show them.
+
+    Returns:
+        ``run``, ``removed`` (how many by class name), ``gone_classes`` (without an image now) and ``images`` (that remain).
+
+    Raises:
+        InputError: neither or both are given, there is no such class or image, nothing would remain, or another process changes
+            the run.
+    """
+    folder = Path(run)
+    if (label is None) == (not ids):
+        raise InputError("name what to remove: either a class (--label NAME) or images (--id ID ...)")
+    with _only_editor(folder):
+        model, index = load_run(folder, device="cpu")
+        classes, names = classes_of(model, index), index.names["images"]
+        labels = _labels(index)
+        rows = _rows_of_class(labels, classes, label) if label is not None else _rows_of_images(names, ids)
+        if len(rows) == len(index):
+            raise InputError(f"that would remove every image of the index in {folder}; an index cannot be empty")
+        removed = [classes[number] for number in labels[rows]]
+        before = {classes[number] for number in np.unique(labels)}
+        index.remove(index.ids[rows])
+        gone = set(rows.tolist())
+        _save(folder, model, index, [name for row, name in enumerate(names) if row not in gone], classes)
+        now = classes_of(model, index)
+    remain = {now[number] for number in np.unique(_labels(index))}
+    return {
+        "run": str(folder),
+        "removed": {name: removed.count(name) for name in classes if name in removed},
+        "gone_classes": [name for name in classes if name in before - remain],
+        "images": len(index),
+    }
+
+
+def index_info(run: str | Path) -> dict[str, Any]:
+    """What the index of a run holds.
+
+    Returns:
+        ``run``, ``images``, ``added_images``, ``dimensions``, ``metric``, ``model`` (the hash of the model that made it),
+        ``bytes`` (of its folder) and ``classes``: ``name``, ``images``, ``added`` (how many of them are not from training) of
+        each.
+
+    Raises:
+        InputError: the run cannot be used.
+    """
+    folder = Path(run)
+    model, index = load_run(folder, device="cpu")
+    labels, later = _labels(index), index.ids >= trained_images(runs.read_config(folder), index)
+    classes = classes_of(model, index)
+    counts = np.bincount(labels, minlength=len(classes)).tolist()
+    added = np.bincount(labels[later], minlength=len(classes)).tolist()
+    return {
+        "run": str(folder),
+        "images": len(index),
+        "added_images": int(later.sum()),
+        "dimensions": index.n_features_in_,
+        "metric": index.metric,
+        "model": index.model_hash,
+        "bytes": sum(path.stat().st_size for path in (folder / runs.INDEX).iterdir() if path.is_file()),
+        "classes": [
+            {"name": name, "images": counts[number], "added": added[number]}
+            for number, name in enumerate(classes)
+            if counts[number]
+        ],
+    }
+
+
+def check_class_name(name: str) -> str:
+    """Return a name that a class may have.
+
+    Raises:
+        InputError: it is empty, too long, ``unknown``, could be taken for a path, or holds characters that cannot be seen.
+    """
+    shown = repr(name) if len(name) <= _LONGEST_NAME else f"{name[:20]!r}..."
+    if not name.strip() or name != name.strip():
+        raise InputError(f"the class name {shown} is empty or has spaces around it; choose a name of visible characters")
+    if len(name) > _LONGEST_NAME:
+        raise InputError(f"the class name {shown} has {len(name):,} characters, expected at most {_LONGEST_NAME}")
+    if any(unicodedata.category(one).startswith("C") for one in name):
+        raise InputError(f"the class name {name!a} holds control characters; choose a name of visible characters")
+    if "/" in name or "\\" in name or name in (".", ".."):
+        raise InputError(f"the class name {shown} looks like a path; choose a name without / and \\")
+    if name == UNKNOWN:
+        raise InputError(f"{UNKNOWN!r} is what images of no known class are called; choose another name for the class")
+    return name
+
+
+def _class_names(found: ImageSet, label: str | None) -> list[str]:
+    """The class name of each image."""
+    if label is not None:
+        return [check_class_name(label)] * len(found)
+    if found.labels is None:
+        raise InputError(
+            f"{found.name} has no classes; say which one its images are of with --label NAME, or sort them into folders"
+        )
+    return [check_class_name(found.classes[number]) for number in found.labels.tolist()]
+
+
+def _not_there_yet(
+    index: NeighborIndex, found: ImageSet, z: npt.NDArray[np.float32], labels: Labels, classes: list[str]
+) -> Labels:
+    """Rows of the images that are new: neither in the index, nor a copy of one before them.
+
+    Raises:
+        InputError: an image is there under another class.
+    """
+    _, near = index.search_rows(z, 1)
+    there, known = near[:, 0], _labels(index)
+    vectors = np.asarray(index.vectors[there])
+    mine = z / np.linalg.norm(z, axis=1, keepdims=True) if index.metric == "cosine" else z
+    same = np.abs(mine - vectors).max(axis=1) <= _SAME * np.abs(vectors).max(axis=1)
+    seen: dict[bytes, int] = {}
+    rows = []
+    for row in range(len(found)):
+        digest = hashlib.sha256(np.ascontiguousarray(found.images[row : row + 1]).tobytes()).digest()
+        earlier = seen.setdefault(digest, row)
+        other = known[there[row]] if same[row] else labels[earlier]
+        if other != labels[row]:
+            where = (
+                f"the index as {index.names['images'][there[row]]!r}"
+                if same[row]
+                else f"these images as {found.ids[earlier]!r}"
+            )
+            raise InputError(
+                f"{found.ids[row]!s} is given as {classes[labels[row]]!r}, but is in {where} of class {classes[other]!r}; "
+                "remove that first, or leave this out"
+            )
+        if not same[row] and earlier == row:
+            rows.append(row)
+    return np.array(rows, dtype=np.int64)
+
+
+def _save(folder: Path, model: Embedder, index: NeighborIndex, names: list[str], classes: list[str]) -> None:
+    """Write the index with the names of its images and of the classes that came after training, without gaps."""
+    labels = _labels(index)
+    own = len(model.classes_)
+    later = np.unique(labels[labels >= own])
+    place = np.arange(len(classes))
+    place[later] = own + np.arange(len(later))
+    kept: dict[str, Sequence[str]] = {"images": names}
+    if len(later):
+        kept["classes"] = [*model.classes_, *(classes[number] for number in later)]
+    renumbered = place[labels]
+    if not np.array_equal(renumbered, labels):
+        index = type(index)(**index.get_params(deep=False)).fit(index.vectors, renumbered, ids=index.ids)
+    index.save(folder / runs.INDEX, model_hash=runs.read_config(folder)["model"]["sha256"], names=kept)
+
+
+def _labels(index: NeighborIndex) -> Labels:
+    return np.asarray(index.labels, dtype=np.int64)
+
+
+def _rows_of_class(labels: Labels, classes: list[str], label: str) -> Labels:
+    there = [classes[number] for number in np.unique(labels)]
+    if label not in there:
+        raise InputError(f"the index has no image of class {label!r}{did_you_mean(label, there)}")
+    return np.flatnonzero(labels == classes.index(label))
+
+
+def _rows_of_images(names: list[str], ids: Sequence[str]) -> Labels:
+    place = {name: row for row, name in enumerate(names)}
+    for one in ids:
+        if one not in place:
+            near = difflib.get_close_matches(one, names, n=3)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "; nearfar search shows the ids of images"
+            raise InputError(f"the index has no image {one!r}{hint}")
+    return np.unique(np.array([place[one] for one in ids], dtype=np.int64))
+
+
+@contextlib.contextmanager
+def _only_editor(folder: Path) -> Iterator[None]:
+    """Hold a run against others who would change its index between reading and writing; a crash leaves no lock behind."""
+    runs.read_config(folder)
+    with explain_os_errors(folder):
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder} is being changed by another process; try again when it is done") from None
+        yield
+    finally:
+        os.close(handle)
