@@ -82,12 +82,15 @@ def unseen_table(tree: Mapping[str, Any], caption: str) -> str:
         k = tree["classification"]["k"]
         cells = []
         for each in columns.values():
+            if each.get(section, {}).get(key) is None:
+                cells.append(number(None))
+                continue
             below = [interval(each, section, key)]
             for baseline, short in (("pca", "PCA"), ("pixels", "pixels")):
                 value = each.get("baselines", {}).get(baseline, {}).get(section, {}).get(key)
                 below.append("" if value is None else f"{short} {number(value)}")
             notes = "".join(f"<small>{note}</small>" for note in below if note)
-            cells.append(f"<b>{number(each.get(section, {}).get(key))}</b>{notes}")
+            cells.append(f"<b>{number(each[section][key])}</b>{notes}")
         rows.append([f"{text(title.format(k=k))}<small>{text(meaning.format(k=k))}</small>", *cells])
     return table(caption, ["Figure", *map(text, columns)], rows, kind="figures")
 

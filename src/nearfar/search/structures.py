@@ -1,7 +1,7 @@
 """Whether the file of a graph or a forest can be walked: every link leads somewhere, and every walk ends.
 
 The libraries that search such files believe what they read. A file from a stranger could lead them out of its memory, so
-all links are looked at before a library sees the file, at the speed of reading it. What the links are worth is not judged:
+all links are looked at before a library sees the file. What the links are worth is not judged:
 the index scores whatever is proposed.
 """
 
