@@ -152,6 +152,7 @@ def test_resuming_something_else_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.filterwarnings("ignore:.*hold no two images of a class:UserWarning")  # true of three images
 def test_what_cannot_be_trained_is_one_line_and_the_rest_goes_on(tmp_path: Path) -> None:
     notes: list[str] = []
     images = shapes(30)  # 24 to train on, of which a quarter has two of each class, an eighth one
