@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -99,6 +100,8 @@ def in_child(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def child(job: dict[str, Any]) -> None:
+    free = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvail"))
+    resource.setrlimit(resource.RLIMIT_AS, (free << 10, free << 10))  # what asks for more fails, and takes nothing else with it
     torch.set_num_threads(job["threads"])
     faiss.omp_set_num_threads(job["threads"])
     print(json.dumps(JOBS[job["job"]](job)))

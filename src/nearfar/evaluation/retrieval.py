@@ -192,7 +192,7 @@ class _Ranking:
         order = np.lexsort((self.codes, self.relevant))
         order = order[self.relevant[order] > 0]
         workers = max(1, torch.get_num_threads())
-        step = max(workers, _TILE // len(self.gallery) // workers * workers)
+        step = max(workers, min(_TILE // len(self.gallery), 1 << 15) // workers * workers)
         with ThreadPoolExecutor(workers) as pool:
             for first in range(0, len(order), step):
                 rows = order[first : first + step]
@@ -216,17 +216,20 @@ class _Ranking:
         scores[left_out, self.excluded[rows[left_out]]] = -np.inf
         right = self._take_right(rows, scores)
         wrong = self._best_wrong(scores, right, max(0, min(self.ks[-1], scores.shape[1]) - int(relevant.min())))
-        ahead = np.empty(wrong.shape, dtype=np.int64)  # right ones before each wrong one
-        for at, count in enumerate(relevant.tolist()):
-            ahead[at] = count - np.searchsorted(right[at, :count], wrong[at], side="right")
-        places = ahead + np.arange(1, wrong.shape[1] + 1)
-        within = places <= relevant[:, None]
-        misses = within.sum(axis=1)
+        ahead, places = [], []  # of each query: right ones before each wrong one, and the places of the wrong ones
+        for at, (count, own) in enumerate(zip(relevant.tolist(), wrong, strict=True)):
+            best = right[at, count - 1]
+            self.rank[rows[at]] = 1.0 + np.count_nonzero(own >= best)
+            own = np.sort(own)[::-1][: max(count, self.ks[-1])]
+            before = count - np.searchsorted(right[at, :count], own, side="right")
+            ahead.append(before)
+            places.append(before + np.arange(1, len(own) + 1))
+        misses = np.array([np.searchsorted(own, count, side="right") for own, count in zip(places, relevant, strict=True)])
         self.r_precision[rows] = 1.0 - misses / relevant
-        self.average[rows] = self._average_precision(ahead[:, : misses.max()], relevant, misses)
+        self.average[rows] = self._average_precision([own[:b] for own, b in zip(ahead, misses, strict=True)], relevant, misses)
         for k in self.ks:
-            self.precision[k][rows] = np.minimum(relevant, k - (places <= k).sum(axis=1)) / k
-        self.rank[rows] = 1.0 + (ahead == 0).sum(axis=1)
+            wrong_ones = np.array([np.searchsorted(own, k, side="right") for own in places])
+            self.precision[k][rows] = np.minimum(relevant, k - wrong_ones) / k
 
     def _take_right(self, rows: Ints, scores: Floats) -> Floats:
         """Move the scores of each query's own class out of ``scores``: sorted, best last, filled up with inf."""
@@ -241,8 +244,8 @@ class _Ranking:
         right.sort(axis=1)
         return right
 
-    def _best_wrong(self, scores: Floats, right: Floats, more: int) -> Floats:
-        """Return the wrong scores that take one of the first R + ``more`` places: [n, c], best first, filled with -inf.
+    def _best_wrong(self, scores: Floats, right: Floats, more: int) -> list[Floats]:
+        """Return the wrong scores that take one of the first R + ``more`` places, for each query.
 
         Args:
             scores: [n, M], the right ones at -inf.
@@ -271,27 +274,25 @@ class _Ranking:
         hit, column = np.nonzero(inside >= least[owner[inner], None])
         owners = np.concatenate([owner[inner][hit], owner[~inner]])
         values = np.concatenate([inside[hit, column], rest[owner[~inner], group[~inner] - groups]])
-        order = np.argsort(owners, kind="stable")
-        counts = np.bincount(owners, minlength=count)
-        wrong = np.full((count, int(counts.max(initial=0))), np.inf, dtype=np.float32)
-        wrong[np.arange(wrong.shape[1]) < counts[:, None]] = -values[order]
-        wrong.sort(axis=1)
-        return -wrong
+        values = values[np.argsort(owners.astype(np.uint16), kind="stable")]  # of short numbers by radix
+        return np.split(values, np.cumsum(np.bincount(owners, minlength=count))[:-1])
 
-    def _average_precision(self, ahead: Ints, relevant: Ints, misses: Ints) -> Wide:
+    def _average_precision(self, ahead: list[Ints], relevant: Ints, misses: Ints) -> Wide:
         """Sum j / (j + i) over the right ones, the j-th of which has i wrong ones before it, within R places: [n].
 
         Between two wrong ones i is the same, and the sum of 1 - i / (j + i) is a difference of harmonic numbers.
 
         Args:
-            ahead: right ones before the i-th wrong one [n, c].
+            ahead: right ones before the i-th wrong one, for each query those within R places.
             relevant: R [n].
             misses: wrong ones within R places [n].
         """
-        hits = (relevant - misses)[:, None]
-        ends = np.concatenate([np.minimum(ahead, hits), hits], axis=1)
-        starts = np.concatenate([np.zeros_like(hits), ends[:, :-1]], axis=1)
-        passed = np.arange(ends.shape[1])
+        zero = np.zeros(1, dtype=np.int64)
+        starts = np.concatenate([part for own in ahead for part in (zero, own)])
+        firsts = np.cumsum(misses + 1) - misses - 1  # where each query begins in starts
+        ends = np.append(starts[1:], 0)
+        ends[firsts + misses] = relevant - misses
+        passed = np.arange(len(starts)) - np.repeat(firsts, misses + 1)
         spans = (ends - starts) - passed * (self.harmonic[ends + passed] - self.harmonic[starts + passed])
-        total: Wide = spans.sum(axis=1)
+        total: Wide = np.add.reduceat(spans, firsts)
         return total / relevant
