@@ -2,7 +2,7 @@
 
     python benchmarks/reproduce.py                                      everything; hours on two cores, which should be idle
     python benchmarks/reproduce.py --recipes margin-plane --seeds 0     one system, one seed
-    python benchmarks/reproduce.py --timed 0                            the machine was idle for seed 0 only
+    python benchmarks/reproduce.py --finished                            nothing new is trained; the page is of what there is
     python benchmarks/reproduce.py --runs /tmp/runs --docs /tmp/docs --set train.epochs=1 data.rows=3000    a trial
 
 A finished run folder is used again and an interrupted one is gone on with, so the command may be broken off and repeated.
@@ -33,23 +33,30 @@ from nearfar.recipe import Recipe, load_recipe, parse_changes
 from nearfar.report import report
 
 PAGE, IMAGES, STEPS = "reference-systems.md", "images", "steps.json"
+Results = dict[int, Values]  # by seed
+
 PICTURE_WIDTH, PICTURE_COLORS, PICTURE_BYTES = 720, 64, 1_400_000
 
 # ---- running -------------------------------------------------------------------------------------------------------------
 
 
-def run_system(system: System, seeds: Sequence[int], folder: Path, changes: Mapping[str, Any]) -> list[Values]:
-    """Train and judge ``system`` with each seed, as far as that is not done yet; the first seed's run gets a report."""
-    results = []
-    for number, seed in enumerate(seeds):
+def run_system(system: System, seeds: Sequence[int], folder: Path, changes: Mapping[str, Any], finished: bool) -> Results:
+    """Train and judge ``system`` with each seed, as far as that is not done yet; the first seed's run gets a report.
+
+    With ``finished`` nothing is trained: seeds whose runs are not there are left out.
+    """
+    results: Results = {}
+    for seed in seeds:
         run = folder / f"{system.recipe}-seed{seed}"
+        if finished and not (run / runs.INDEX).is_dir():
+            continue
         print(f"{system.recipe}, seed {seed}", file=sys.stderr, flush=True)
         train_once(system, seed, run, changes)
-        if number == 0 and not (run / "report.html").exists():
+        if not results and not (run / "report.html").exists():
             report(run)
         elif not (run / runs.METRICS).exists():
             verbs.evaluate(run)
-        results.append(values_of(system, run))
+        results[seed] = values_of(system, run)
     return results
 
 
@@ -93,21 +100,23 @@ def values_of(system: System, run: Path) -> Values:
 
 
 def page(
-    results: Mapping[str, list[Values]],
-    seeds: Sequence[int],
-    timed: Sequence[int],
+    results: Mapping[str, Results],
+    busy: Sequence[str],
     steps: Mapping[str, Mapping[str, Any]],
     changes: Mapping[str, Any],
     pictures: set[str],
 ) -> str:
-    """The whole document; every number of ours comes from ``results`` and, for single steps, from ``steps``."""
+    """The whole document; every number of ours comes from ``results`` and, for single steps, from ``steps``.
+
+    ``busy`` names the runs ("recipe:seed") whose times do not count, because something else ran on the machine.
+    """
     done = [system for system in SYSTEMS if system.recipe in results]
     lines = ["# The reference systems", ""]
     lines += [
         "Five systems from the literature and from teaching, each a recipe that runs by one command, here made again by "
-        f"`make reproduce` with {_count(len(seeds), 'seed')} ({', '.join(map(str, seeds))}). *Published* is the figure that "
+        "`make reproduce`. *Published* is the figure that "
         "the system's author gives, where there is one; *plain run* is what a straightforward program of the same description "
-        "gave with one seed on two processor cores; *ours* is the median of the seeds, on the official test images unless "
+        "gave with one seed on two processor cores; *ours* is the median of so many seeds, on the official test images unless "
         "a line says otherwise; *goal* is what ours is to reach at least.",
         "",
         f"Made with nearfar {nearfar.__version__}, PyTorch {torch.__version__}, NumPy {np.__version__}, on {os.cpu_count()} "
@@ -117,24 +126,19 @@ def page(
     if changes:
         settings = ", ".join(f"`{key}={value}`" for key, value in changes.items())
         lines += [f"**A trial, not the systems as described:** {settings}. Times are not compared.", ""]
-    lines += ["## Figures", "", "| | recipe | figure | published | plain run | ours | goal | reached |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
+    lines += ["## Figures", "", "| | recipe | figure | published | plain run | ours | seeds | goal | reached |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
     for system in done:
         for figure in system.figures:
             lines.append(_figure_row(system, figure, _column(results[system.recipe], figure)))
     lines += ["", "## Time", "", "| | recipe | plain run | ours | times faster | goal | reached |"]
     lines += ["|---|---|---|---|---|---|---|"]
-    lines += [_time_row(system, _timed(results[system.recipe], seeds, timed), bool(changes)) for system in done]
+    lines += [_time_row(system, _seconds(system, results[system.recipe], busy), bool(changes)) for system in done]
     lines += [
         "",
         "Seconds of the whole training, with validation after every epoch and without reading data. The plain runs were made "
-        "on a machine of the same kind at another time, and shared machines differ by half from hour to hour"
-        + (
-            f"; ours are those of {_count(len(timed), 'seed')} ({', '.join(map(str, timed))})"
-            if set(timed) != set(seeds)
-            else ""
-        )
-        + ".",
+        "on a machine of the same kind at another time, and shared machines differ by half from hour to hour. Runs beside "
+        "which something else ran are left out.",
         "",
     ]
     if steps:
@@ -152,7 +156,7 @@ def page(
                 lines.append(f"| {' | '.join([system.letter, f'`{system.recipe}`', *cells])} |")
         lines.append("")
     for system in done:
-        lines += _section(system, results[system.recipe], seeds, timed, pictures)
+        lines += _section(system, results[system.recipe], busy, pictures)
     lines += [
         "## Which loss does better?",
         "",
@@ -168,24 +172,24 @@ def page(
     return "\n".join(lines)
 
 
-def _timed(results: list[Values], seeds: Sequence[int], timed: Sequence[int]) -> list[Values]:
-    """The results of those seeds for which nothing else ran on the machine."""
-    return [values for seed, values in zip(seeds, results, strict=True) if seed in timed]
+def _seconds(system: System, results: Results, busy: Sequence[str]) -> dict[int, float]:
+    """Seconds of training by seed, of the runs that had the machine to themselves."""
+    alone = [seed for seed in results if f"{system.recipe}:{seed}" not in busy]
+    return {seed: results[seed]["timing.train_seconds"] for seed in alone}
 
 
-def _section(
-    system: System, results: list[Values], seeds: Sequence[int], timed: Sequence[int], pictures: set[str]
-) -> list[str]:
+def _section(system: System, results: Results, busy: Sequence[str], pictures: set[str]) -> list[str]:
     lines = [f"## {system.letter}. {system.recipe}", "", system.about, ""]
     lines += ["```bash", f"nearfar train {system.data} --recipe {system.recipe} --out runs/{system.recipe}", "```", ""]
-    lines += [f"| figure | {' | '.join(f'seed {seed}' for seed in seeds)} | median |", "|---|" + "---|" * (len(seeds) + 1)]
+    lines += [f"| figure | {' | '.join(f'seed {seed}' for seed in results)} | median |", "|---|" + "---|" * (len(results) + 1)]
     for figure in system.figures:
         column = _column(results, figure)
         middle = statistics.median(column)
         lines.append(f"| {figure.name} | {' | '.join(figure.text(value) for value in column)} | {figure.text(middle)} |")
-    times = [values["timing.train_seconds"] for values in _timed(results, seeds, timed)]
-    cells = [f"{v['timing.train_seconds']:.1f}" if seed in timed else "" for seed, v in zip(seeds, results, strict=True)]
-    lines.append(f"| seconds of training | {' | '.join(cells)} | {statistics.median(times):.1f} |")
+    times = _seconds(system, results, busy)
+    if times:
+        cells = [f"{times[seed]:.1f}" if seed in times else "" for seed in results]
+        lines.append(f"| seconds of training | {' | '.join(cells)} | {statistics.median(times.values()):.1f} |")
     lines += ["", "Where ours differs, and why:", ""]
     lines += [f"- {sentence}" for figure in system.figures if (sentence := _difference(figure, _column(results, figure)))]
     lines += [f"- {system.why}", ""]
@@ -219,35 +223,38 @@ def _figure_row(system: System, figure: Figure, column: list[float]) -> str:
     ours = statistics.median(column)
     reached = "" if figure.least is None else "yes" if (ours >= figure.least) != figure.less_is_better else "**no**"
     cells = [system.letter, f"`{system.recipe}`", figure.name]
-    cells += [figure.text(value) for value in (figure.published, figure.plain, ours, figure.least)]
+    cells += [figure.text(value) for value in (figure.published, figure.plain, ours)]
+    cells += [str(len(column)), figure.text(figure.least)]
     return "| " + " | ".join([*cells, reached]) + " |"
 
 
-def _time_row(system: System, results: list[Values], trial: bool) -> str:
-    ours = statistics.median(values["timing.train_seconds"] for values in results)
-    cells = [system.letter, f"`{system.recipe}`", f"{system.plain_seconds:,.0f} s", f"{ours:,.1f} s"]
+def _time_row(system: System, seconds: Mapping[int, float], trial: bool) -> str:
+    cells = [system.letter, f"`{system.recipe}`", f"{system.plain_seconds:,.0f} s"]
+    if not seconds:
+        return "| " + " | ".join([*cells, "not measured", "", f"{system.times_faster:g}", ""]) + " |"
+    ours = statistics.median(seconds.values())
     times = system.plain_seconds / ours
     verdict = ["", f"{system.times_faster:g}", ""]
     if not trial:
         verdict = [f"{times:.1f}", f"{system.times_faster:g}", "yes" if times >= system.times_faster else "**no**"]
-    return "| " + " | ".join([*cells, *verdict]) + " |"
+    return "| " + " | ".join([*cells, f"{ours:,.1f} s", *verdict]) + " |"
 
 
-def _column(results: list[Values], figure: Figure) -> list[float]:
-    return [values[figure.key] for values in results]
+def _column(results: Results, figure: Figure) -> list[float]:
+    return [values[figure.key] for values in results.values()]
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def write_pictures(systems: Sequence[System], seed: int, folder: Path, docs: Path) -> set[str]:
+def write_pictures(shown: Mapping[System, int], folder: Path, docs: Path) -> set[str]:
     """Small copies of the reports' plots into ``docs``/images, all together below `PICTURE_BYTES`; returns their names."""
     from PIL import Image
 
     found = {
         f"{system.recipe}-{name}.png": folder / f"{system.recipe}-seed{seed}" / runs.PLOTS / f"{name}.png"
-        for system in systems
+        for system, seed in shown.items()
         for name, _ in system.pictures
     }
     found = {name: path for name, path in found.items() if path.exists()}
@@ -273,7 +280,8 @@ def main() -> None:
     names = [system.recipe for system in SYSTEMS]
     parser.add_argument("--recipes", nargs="+", default=names, choices=names, help="which systems; all without it")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--timed", nargs="+", type=int, help="seeds for which nothing else ran on the machine; all without it")
+    parser.add_argument("--finished", action="store_true", help="train nothing, write what there is")
+    parser.add_argument("--busy", nargs="+", default=[], metavar="RECIPE:SEED", help="runs beside which something else ran")
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="where the run folders are")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the page and its pictures go")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change the recipes, for a trial")
@@ -281,11 +289,12 @@ def main() -> None:
     try:
         changes = parse_changes(options.set)
         systems = [system for system in SYSTEMS if system.recipe in options.recipes]
-        results = {system.recipe: run_system(system, options.seeds, options.runs, changes) for system in systems}
-        pictures = write_pictures(systems, options.seeds[0], options.runs, options.docs)
+        results = {one.recipe: run_system(one, options.seeds, options.runs, changes, options.finished) for one in systems}
+        results = {recipe: found for recipe, found in results.items() if found}
+        shown = {one: next(iter(results[one.recipe])) for one in systems if one.recipe in results}
+        pictures = write_pictures(shown, options.runs, options.docs)
         steps = read_json(options.runs / STEPS) if (options.runs / STEPS).exists() else {}
-        timed = options.timed or options.seeds
-        write_text(options.docs / PAGE, page(results, options.seeds, timed, steps, changes, pictures))
+        write_text(options.docs / PAGE, page(results, options.busy, steps, changes, pictures))
     except InputError as error:
         sys.exit(f"reproduce: {error}")
     except KeyboardInterrupt:
