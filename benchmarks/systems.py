@@ -160,7 +160,9 @@ SYSTEMS = (
         ),
         plain_seconds=782,
         times_faster=2,
-        why="The test pairs, a positive and a negative one for each of the 10,000 test images, are drawn by a seed of ours. "
+        why="Weights begin by Glorot's rule; from PyTorch's own, smaller start the same five epochs ended at validation "
+        "accuracies of 0.85 and 0.87. The test pairs, a positive and a negative one for each of the 10,000 test images, are "
+        "drawn by a seed of ours. "
         "The best threshold is chosen on validation pairs, never on the test pairs that it is shown for.",
         pictures=(
             ("pairs_predicted", "Test pairs with the model's answers, right ones green and wrong ones red"),

@@ -484,3 +484,13 @@ def test_batch_norm_of_few_channels_folds_pixels_and_no_more_than_a_row_has() ->
     folds = [_fold(torch.zeros(2, channels, 4, width).to(memory_format=torch.channels_last)) for channels, width in maps]
     assert folds == [4, 4, 1, 1]
     assert _fold(torch.zeros(2, 8, 4, 28)) == 1  # channels outermost
+
+
+def test_system_c_begins_by_glorots_rule() -> None:
+    torch.manual_seed(0)
+    layers = [layer for layer in Conv2().modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    for layer in layers:
+        own, fan = layer.weight, layer.weight[0].numel() + layer.weight.numel() // layer.weight.shape[1]
+        assert own.abs().max() <= (6 / fan) ** 0.5
+        torch.testing.assert_close(own.var().item(), 2 / fan, rtol=0.15, atol=0)
+        assert not layer.bias.any()
