@@ -303,7 +303,7 @@ def test_two_writers_are_refused_while_readers_go_on(run: Path, digits: ImageSet
     fcntl.flock(handle, fcntl.LOCK_EX)
     try:
         for call in (lambda: indexing.add_images(run, few), lambda: indexing.remove_images(run, label="3")):
-            with pytest.raises(InputError, match="is being changed by another process; try again"):
+            with pytest.raises(InputError, match="is being written by another process; try again"):
                 call()
         assert len(verbs.predict(run, [few])) == 2
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -60,6 +61,25 @@ def explain_os_errors(path: Path | str) -> Iterator[None]:
         if error.errno not in reasons:
             raise
         raise InputError(f"cannot write {path}: {reasons[error.errno]}") from error
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder against other writers; the lock goes with the process, so that a crash leaves none behind.
+
+    Raises:
+        InputError: another process holds it, or the folder cannot be opened.
+    """
+    with explain_os_errors(folder):
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder} is being written by another process; try again when it is done") from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:

@@ -6,13 +6,10 @@ The run's config keeps the classes that training knew; names of classes that cam
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import fcntl
 import hashlib
-import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,7 @@ from nearfar.data.imageset import class_order, unique_ids
 from nearfar.data.loading import name_of
 from nearfar.embedder import Embedder
 from nearfar.errors import InputError, did_you_mean
-from nearfar.files import explain_os_errors
+from nearfar.files import only_writer
 from nearfar.judging import classes_of, load_run, shape_of
 from nearfar.search import NeighborIndex
 
@@ -65,7 +62,8 @@ def add_images(
             one, an image is in the index under another class, or another process changes the run.
     """
     folder = Path(run)
-    with _only_editor(folder):
+    runs.read_config(folder)  # is it a run?
+    with only_writer(folder):
         model, index = load_run(folder, device=device)
         found = load_any([images], **shape_of(model), skip_bad=skip_bad)
         names, before = _class_names(found, label), set(_labels(index).tolist())
@@ -112,7 +110,8 @@ def remove_images(run: str | Path, *, label: str | None = None, ids: Sequence[st
     folder = Path(run)
     if (label is None) == (not ids):
         raise InputError("name what to remove: either a class (--label NAME) or images (--id ID ...)")
-    with _only_editor(folder):
+    runs.read_config(folder)  # is it a run?
+    with only_writer(folder):
         model, index = load_run(folder, device="cpu")
         classes, names = classes_of(model, index), index.names["images"]
         labels = _labels(index)
@@ -267,19 +266,3 @@ def _rows_of_images(names: list[str], ids: Sequence[str]) -> Labels:
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "; nearfar search shows the ids of images"
             raise InputError(f"the index has no image {one!r}{hint}")
     return np.unique(np.array([place[one] for one in ids], dtype=np.int64))
-
-
-@contextlib.contextmanager
-def _only_editor(folder: Path) -> Iterator[None]:
-    """Hold a run against others who would change its index between reading and writing; a crash leaves no lock behind."""
-    runs.read_config(folder)
-    with explain_os_errors(folder):
-        handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder} is being changed by another process; try again when it is done") from None
-        yield
-    finally:
-        os.close(handle)

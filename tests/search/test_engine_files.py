@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nearfar import files
 from nearfar.errors import InputError
 from nearfar.search import NeighborIndex, storage
 from nearfar.search.engines import ENGINES
@@ -274,7 +275,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_index(tmp_path: Path, backend: s
 def test_two_writers_and_many_readers(tmp_path: Path, backend: str) -> None:
     index = saved(tmp_path, backend)
     readers = [NeighborIndex.load(tmp_path) for _ in range(2)]
-    with storage._only_writer(tmp_path), pytest.raises(InputError, match="is being written by another process"):
+    with files.only_writer(tmp_path), pytest.raises(InputError, match="is being written by another process"):
         index.save(tmp_path)
     for reader in readers:
         np.testing.assert_array_equal(reader.search(Q, 5)[1], index.search(Q, 5)[1])

@@ -210,8 +210,8 @@ def test_a_second_writer_is_refused_while_the_first_lives(tmp_path: Path) -> Non
     index.save(tmp_path)
     program = (
         "import pathlib, sys\n"
-        "from nearfar.search import storage\n"
-        "with storage._only_writer(pathlib.Path(sys.argv[1])):\n"
+        "from nearfar import files\n"
+        "with files.only_writer(pathlib.Path(sys.argv[1])):\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"
     )

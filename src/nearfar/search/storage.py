@@ -8,7 +8,6 @@ that no manifest names are removed by the next write. Nothing is unpickled.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -23,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfar.errors import InputError
-from nearfar.files import explain_os_errors, hash_file, read_json, write_atomic, write_json
+from nearfar.files import explain_os_errors, hash_file, only_writer, read_json, write_atomic, write_json
 
 MANIFEST = "index.json"
 _FORMAT = "nearfar-index"
@@ -80,7 +79,7 @@ def write_index(folder: Path | str, stored: Stored) -> None:
         _check_format(folder / MANIFEST, read_json(folder / MANIFEST))
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with _only_writer(folder):
+    with only_writer(folder):
         files = {"vectors": _write_array(folder, "vectors", stored.vectors)}
         files["ids"] = _write_array(folder, "ids", stored.ids)
         if stored.labels is not None:
@@ -281,18 +280,3 @@ def _sweep(folder: Path, keep: set[str]) -> None:
         if _OWN_FILE.fullmatch(path.name) or left_over:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
-
-
-@contextlib.contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder against other writers; the lock goes with the process, so that a crash leaves none behind."""
-    with explain_os_errors(folder):
-        handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder} is being written by another process; try again when it is done") from None
-        yield
-    finally:
-        os.close(handle)
