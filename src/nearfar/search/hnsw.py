@@ -19,6 +19,10 @@ _CHUNK = 1 << 16
 """Rows handed over together: of a memory map, no more is read at once."""
 
 
+_ALONE = 4096
+"""Vectors that are put in by one thread before several go on."""
+
+
 class HnswEngine(Engine):
     """A graph in which every vector is linked to near ones.
 
@@ -69,7 +73,11 @@ class HnswEngine(Engine):
         for at in range(0, len(entries.vectors), _CHUNK):
             rows = self._placed(entries.vectors[at : at + _CHUNK], gallery=True)
             keys = np.arange(first + at, first + at + len(rows), dtype=np.uint64)
-            self._index.add(keys, rows, threads=1 if len(rows) < 32 else 0)
+            # Into a graph that is nearly empty two threads link past each other, and parts of it are never found again.
+            alone = len(rows) if len(rows) < 32 else min(len(rows), max(0, _ALONE - len(self._index)))
+            for part, threads in ((slice(alone), 1), (slice(alone, len(rows)), 0)):
+                if len(rows[part]):
+                    self._index.add(keys[part], rows[part], threads=threads)
 
     def search(self, queries: Floats, k: int, only: Sequence[Any] | None = None) -> Ints:
         placed = self._placed(queries, gallery=False)
