@@ -117,7 +117,7 @@ def test_another_engine_is_built_from_the_vectors(tmp_path: Path) -> None:
     assert index.built["settings"]["ef"] == 50
     index.save(tmp_path)
     assert NeighborIndex.load(tmp_path).built["backend"] == "hnsw"
-    assert NeighborIndex.load(tmp_path, options={"ef": 70})._known.engine.ef == 70  # type: ignore[union-attr]
+    assert NeighborIndex.load(tmp_path, options={"ef": 70})._known.engine.ef == 70
 
 
 def cut(path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_fault_at_any_moment_leaves_the_index_before_or_after(
 def test_a_fault_while_adding_leaves_the_index_as_it_was(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     index = NeighborIndex(backend=backend).fit(Z)
     before = index.search(Q, 5)
-    engine = type(index._known.engine)  # type: ignore[union-attr]
+    engine = type(index._known.engine)
     whole = engine.add
 
     def half(self: Any, entries: Any, first: int) -> None:
