@@ -58,7 +58,7 @@ reproduce: setup
 	$(BIN)/nearfar data fetch fashion-mnist
 	@mkdir -p runs/reproduce
 	@test -e runs/reproduce/steps.json || $(BIN)/python benchmarks/speed.py --out runs/reproduce/steps.json
-	$(BIN)/python benchmarks/reproduce.py
+	$(BIN)/python benchmarks/reproduce.py --compare
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -164,15 +164,24 @@ def ms(seconds: float) -> str:
     return f"{seconds * 1e3:,.2f} ms"
 
 
+class Table:
+    """A table in Markdown, of which each row is printed when it is there."""
+
+    def __init__(self, title: str, head: list[str]) -> None:
+        self.widths = [max(len(cell), 8) for cell in head]
+        print(f"\n## {title}\n")
+        self.add(head)
+        print("|" + "|".join("-" * (width + 2) for width in self.widths) + "|", flush=True)
+
+    def add(self, row: list[str]) -> None:
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, self.widths, strict=True)) + " |", flush=True)
+
+
 def table(title: str, head: list[str], rows: list[list[str]]) -> None:
-    """Print a table as Markdown."""
-    print(f"\n## {title}\n")
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    for number, row in enumerate([head, *rows]):
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
-        if number == 0:
-            print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    sys.stdout.flush()
+    """Print a table whose rows are all there."""
+    shown = Table(title, head)
+    for row in rows:
+        shown.add(row)
 
 
 # ---- the tables ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The five reference systems on the real data, three seeds each, into docs/reference-systems.md with pictures.
 
-    python benchmarks/reproduce.py                                      everything; hours on two cores, which should be idle
+    python benchmarks/reproduce.py --compare                            everything; hours on two cores, which should be idle
     python benchmarks/reproduce.py --recipes margin-plane --seeds 0     one system, one seed
     python benchmarks/reproduce.py --finished                            nothing new is trained; the page is of what there is
     python benchmarks/reproduce.py --runs /tmp/runs --docs /tmp/docs --set train.epochs=1 data.rows=3000    a trial
@@ -25,6 +25,8 @@ from systems import SYSTEMS, Figure, System, Values
 
 import nearfar
 from nearfar import runs, verbs
+from nearfar.compare import compare
+from nearfar.comparison_report import table
 from nearfar.errors import InputError
 from nearfar.files import read_json, write_bytes, write_text
 from nearfar.judging import judge
@@ -32,8 +34,11 @@ from nearfar.progress import ProgressLine
 from nearfar.recipe import Recipe, load_recipe, parse_changes
 from nearfar.report import report
 
-PAGE, IMAGES, STEPS = "reference-systems.md", "images", "steps.json"
+PAGE, IMAGES, STEPS, COMPARISON = "reference-systems.md", "images", "steps.json", "comparison"
 Results = dict[int, Values]  # by seed
+
+# System D's question: which loss does better, on how many images. Seconds, since five epochs of 1 % would be 25 steps.
+COMPARED, FRACTIONS, SECONDS, SEEDS = ("fashion-contrastive", "fashion-cross-entropy"), (0.01, 0.1, 1.0), 40.0, 3
 
 PICTURE_WIDTH, PICTURE_COLORS, PICTURE_BYTES = 720, 64, 1_400_000
 
@@ -79,6 +84,26 @@ def train_once(system: System, seed: int, run: Path, changes: Mapping[str, Any])
     verbs.train(system.data, recipe=wanted, out=run, seed=seed, resume=started, watcher=ProgressLine())
 
 
+def compare_losses(folder: Path, finished: bool) -> dict[str, Any] | None:
+    """The comparison that answers system D's question; with ``finished`` None where it is not there as a whole."""
+    result = folder / "comparison.json"
+    if result.exists() and "verdicts" in (tree := read_json(result)):
+        return tree
+    if finished:
+        return None
+    print("the comparison of losses", file=sys.stderr, flush=True)
+    return compare(
+        "fashion-mnist",
+        recipes=COMPARED,
+        seeds=SEEDS,
+        fractions=FRACTIONS,
+        seconds=SECONDS,
+        out=folder,
+        resume=result.exists(),
+        note=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
 def values_of(system: System, run: Path) -> Values:
     """All figures of a run by section and key, and how long it was trained."""
     tree = read_json(run / runs.METRICS)
@@ -105,6 +130,7 @@ def page(
     steps: Mapping[str, Mapping[str, Any]],
     changes: Mapping[str, Any],
     pictures: set[str],
+    comparison: Mapping[str, Any] | None,
 ) -> str:
     """The whole document; every number of ours comes from ``results`` and, for single steps, from ``steps``.
 
@@ -157,19 +183,34 @@ def page(
         lines.append("")
     for system in done:
         lines += _section(system, results[system.recipe], busy, pictures)
+    return "\n".join(lines + _which_loss(comparison, pictures))
+
+
+def _which_loss(tree: Mapping[str, Any] | None, pictures: set[str]) -> list[str]:
+    """System D's question, and its answer where there is a comparison."""
+    shares = ",".join(f"{share:g}" for share in FRACTIONS)
+    lines = ["## Which loss does better?", ""]
     lines += [
-        "## Which loss does better?",
-        "",
         "System D asks whether cross-entropy or a pairwise loss does better, and with how many images. The figures above "
         "cannot say: they are of one training set. `nearfar compare` can, see [compare.md](compare.md):",
         "",
         "```bash",
-        "nearfar compare fashion-mnist --recipes fashion-contrastive,fashion-cross-entropy,decoupled "
-        "--fractions 0.01,0.1,1 --seconds 60",
+        f"nearfar compare fashion-mnist --recipes {','.join(COMPARED)} --fractions {shares} "
+        f"--seeds {SEEDS} --seconds {SECONDS:g}",
         "```",
         "",
     ]
-    return "\n".join(lines)
+    if tree is None:
+        return lines
+    head, *rows = table(dict(tree))
+    lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows), ""]
+    lines += ["Percent, mean ± standard deviation over the seeds, on the official test images. The same time for both:", ""]
+    lines += [*(f"- {sentence}." for sentence in tree["verdicts"]), ""]
+    name = f"{COMPARISON}-sample_efficiency.png"
+    if name in pictures:
+        about = "Accuracy by the number of training images, for both losses"
+        lines += [f"![{about}]({IMAGES}/{name})", "", f"*{about}.*", ""]
+    return lines
 
 
 def _seconds(system: System, results: Results, busy: Sequence[str]) -> dict[int, float]:
@@ -257,6 +298,7 @@ def write_pictures(shown: Mapping[System, int], folder: Path, docs: Path) -> set
         for system, seed in shown.items()
         for name, _ in system.pictures
     }
+    found[f"{COMPARISON}-sample_efficiency.png"] = folder / COMPARISON / "plots" / "sample_efficiency.png"
     found = {name: path for name, path in found.items() if path.exists()}
     width, copies = float(PICTURE_WIDTH), dict[str, bytes]()
     while not copies or sum(map(len, copies.values())) > PICTURE_BYTES:
@@ -280,6 +322,7 @@ def main() -> None:
     names = [system.recipe for system in SYSTEMS]
     parser.add_argument("--recipes", nargs="+", default=names, choices=names, help="which systems; all without it")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--compare", action="store_true", help="also compare the losses of system D, some 15 minutes")
     parser.add_argument("--finished", action="store_true", help="train nothing, write what there is")
     parser.add_argument("--busy", nargs="+", default=[], metavar="RECIPE:SEED", help="runs beside which something else ran")
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="where the run folders are")
@@ -291,10 +334,11 @@ def main() -> None:
         systems = [system for system in SYSTEMS if system.recipe in options.recipes]
         results = {one.recipe: run_system(one, options.seeds, options.runs, changes, options.finished) for one in systems}
         results = {recipe: found for recipe, found in results.items() if found}
+        comparison = None if changes else compare_losses(options.runs / COMPARISON, options.finished or not options.compare)
         shown = {one: next(iter(results[one.recipe])) for one in systems if one.recipe in results}
         pictures = write_pictures(shown, options.runs, options.docs)
         steps = read_json(options.runs / STEPS) if (options.runs / STEPS).exists() else {}
-        write_text(options.docs / PAGE, page(results, options.busy, steps, changes, pictures))
+        write_text(options.docs / PAGE, page(results, options.busy, steps, changes, pictures, comparison))
     except InputError as error:
         sys.exit(f"reproduce: {error}")
     except KeyboardInterrupt:

@@ -31,7 +31,7 @@ import faiss
 import numpy as np
 import sklearn
 import torch
-from losses import mib, processor, resident, table, take_turns
+from losses import Table, mib, processor, resident, take_turns
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
@@ -86,11 +86,11 @@ def digits(folder: Path, small: bool) -> dict[str, np.ndarray]:
 # ---- in a process of its own -------------------------------------------------------------------------------------------------
 
 
-def in_child(job: dict[str, Any]) -> dict[str, Any]:
-    """Run a job in a fresh process, and return what it prints."""
+def in_child(job: dict[str, Any], *, peak: bool) -> dict[str, Any]:
+    """Run a job in a fresh process, and return what it prints; either for its time or for its ``peak`` of memory."""
     command = [sys.executable, __file__, "--child", json.dumps(job | {"threads": torch.get_num_threads()})]
-    # Freed blocks go back to the system at once, so that the peak is what is in use and not what the heap keeps.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
+    # Freed blocks go back to the system at once, so that the peak is what is in use and not what the heap keeps; that is slow.
+    environment = os.environ | ({"MALLOC_MMAP_THRESHOLD_": "131072"} if peak else {})
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         why = "the system ended it: out of memory" if done.returncode == -9 else done.stderr.strip().splitlines()[-1:]
@@ -167,33 +167,29 @@ def evaluation_job(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def evaluation(folder: Path, small: bool, turns: int) -> None:
-    """A process of its own for each run, since the peer's takes most of the memory: they take turns."""
+    """A process of its own for each run, since the peer's takes most of the memory: they take turns, after one run for the peak."""
     count = len(digits(folder, small)["train"])
-    rows = []
+    head = ["vectors", "queries", "ours", "peer", "times faster", "ours, peak", "peer, peak", "times less"]
+    shown = Table("recall@1,5,10, R-precision, MAP@R (64 dimensions)", [*head, "figures differ by"])
     for vectors in ("train", "train_pixels"):
+        job = {"job": "evaluation", "data": str(folder / "digits.npz"), "vectors": vectors, "queries": count}
+        found = in_child(job | {"side": "theirs"}, peak=True)
+        while "failed" in found and job["queries"] > 1000:  # it does not fit into this machine
+            job["queries"] //= 2
+            found = in_child(job | {"side": "theirs"}, peak=True)
+        peak = {"theirs": found["peak"], "ours": in_child(job | {"side": "ours"}, peak=True)["peak"]}
         runs: dict[str, list[dict[str, Any]]] = {"ours": [], "theirs": []}
-        queries = count
         for _ in range(turns):
             for side, done in runs.items():
-                job = {"job": "evaluation", "data": str(folder / "digits.npz"), "vectors": vectors, "side": side}
-                found = in_child(job | {"queries": queries})
-                while side == "theirs" and "failed" in found and queries > 1000:  # it does not fit into this machine
-                    queries //= 2
-                    found = in_child(job | {"queries": queries})
-                done.append(found)
-        if queries < count:
-            job = {"job": "evaluation", "data": str(folder / "digits.npz"), "vectors": vectors, "side": "ours"}
-            runs["ours"] = [in_child(job | {"queries": queries}) for _ in range(turns)]
+                done.append(in_child(job | {"side": side}, peak=False))
+        queries = job["queries"]
         seconds = {side: float(np.median([run["seconds"] for run in done])) for side, done in runs.items()}
-        peak = {side: float(np.median([run["peak"] for run in done])) for side, done in runs.items()}
         ours, theirs = (runs[side][0]["figures"] for side in ("ours", "theirs"))
         apart = max(abs(ours[name] - theirs[name]) for name in theirs)
         name = "digits" if vectors == "train" else "pixels"
         cells = [name, f"{queries:,} in {count:,}", f"{seconds['ours']:.2f} s", f"{seconds['theirs']:.1f} s"]
         cells += [f"{seconds['theirs'] / seconds['ours']:.1f}", mib(peak["ours"]), mib(peak["theirs"])]
-        rows.append([*cells, f"{peak['theirs'] / peak['ours']:.0f}", f"{apart:.0e}"])
-    head = ["vectors", "queries", "ours", "peer", "times faster", "ours, peak", "peer, peak", "times less"]
-    table("recall@1,5,10, R-precision, MAP@R (64 dimensions)", [*head, "figures differ by"], rows)
+        shown.add([*cells, f"{peak['theirs'] / peak['ours']:.0f}", f"{apart:.0e}"])
 
 
 # ---- exact search --------------------------------------------------------------------------------------------------------
@@ -213,7 +209,9 @@ def exact_against_faiss(folder: Path, small: bool, turns: int) -> None:
             ("clusters", metric, lambda: (clusters(large, dim, 0), clusters(asked, dim, 1))),
             ("noise", metric, lambda: (noise(large, dim, 0), noise(asked, dim, 1))),
         ]
-    rows = []
+    title = f"Exact search of {K} neighbours against faiss {faiss.__version__} IndexFlat"
+    head = ["vectors", "metric", "queries", "ours", "faiss", "times faster", "recall", "same as faiss"]
+    shown = Table(title, head)
     for name, metric, made in cases:
         gallery, queries = made()
         if metric == "cosine":
@@ -234,9 +232,7 @@ def exact_against_faiss(folder: Path, small: bool, turns: int) -> None:
             f"{other / ours:.2f}",
             f"{recall(scores[sample], queries[sample], gallery, metric):.4f}",
         ]
-        rows.append([*cells, f"{same:.5f}"])
-    title = f"Exact search of {K} neighbours against faiss {faiss.__version__} IndexFlat"
-    table(title, ["vectors", "metric", "queries", "ours", "faiss", "times faster", "recall", "same as faiss"], rows)
+        shown.add([*cells, f"{same:.5f}"])
 
 
 def recall(scores: np.ndarray, queries: np.ndarray, gallery: np.ndarray, metric: str) -> float:
@@ -255,7 +251,8 @@ def recall(scores: np.ndarray, queries: np.ndarray, gallery: np.ndarray, metric:
 
 
 def exact_against_sklearn(small: bool, turns: int) -> None:
-    rows = []
+    title = f"Exact search against scikit-learn {sklearn.__version__}, brute force (64 dimensions)"
+    shown = Table(title, ["metric", "queries", "ours", "scikit-learn", "times faster"])
     cases = [
         (100, 1),
         (100, 100),
@@ -278,9 +275,7 @@ def exact_against_sklearn(small: bool, turns: int) -> None:
             runs.append(lambda theirs=theirs, queries=queries: theirs.kneighbors(queries, K))
             ours, other = take_turns(runs, [again, again])
             cells = [metric, f"{asked:,} in {count:,}", f"{ours * 1e3:,.2f} ms", f"{other * 1e3:,.2f} ms"]
-            rows.append([*cells, f"{other / ours:.1f}"])
-    title = f"Exact search against scikit-learn {sklearn.__version__}, brute force (64 dimensions)"
-    table(title, ["metric", "queries", "ours", "scikit-learn", "times faster"], rows)
+            shown.add([*cells, f"{other / ours:.1f}"])
 
 
 # ---- approximate search --------------------------------------------------------------------------------------------------
@@ -289,7 +284,9 @@ def exact_against_sklearn(small: bool, turns: int) -> None:
 def approximate(small: bool) -> None:
     count = 20_000 if small else 1_000_000
     gallery, queries = clusters(count, 64, 0), clusters(500, 64, 1)
-    rows, exact_ms = [], 0.0
+    head = ["backend", "library", "built in", "recall@10", "one query", "queries/s", "times exact"]
+    shown = Table(f"Single queries in {count:,} x 64 (clusters)", head)
+    exact_ms = 0.0
     for backend in ("exact", "hnsw", "annoy"):
         start = time.perf_counter()
         index = nf.NeighborIndex(metric="cosine", backend=backend).fit(gallery)
@@ -304,9 +301,7 @@ def approximate(small: bool) -> None:
         exact_ms = exact_ms or one
         share = recall(index.search(queries, K)[0], queries, gallery, "cosine")
         cells = [backend, str(index.built.get("library", "")), f"{seconds:,.1f} s", f"{share:.4f}"]
-        rows.append([*cells, f"{one:.3f} ms", f"{1e3 / one:,.0f}", f"{exact_ms / one:.1f}"])
-    head = ["backend", "library", "built in", "recall@10", "one query", "queries/s", "times exact"]
-    table(f"Single queries in {count:,} x 64 (clusters)", head, rows)
+        shown.add([*cells, f"{one:.3f} ms", f"{1e3 / one:,.0f}", f"{exact_ms / one:.1f}"])
 
 
 def write_gallery(path: Path, rows: int, dim: int) -> None:
@@ -359,35 +354,30 @@ def gallery_job(job: dict[str, Any]) -> dict[str, Any]:
 
 def large(folder: Path, small: bool) -> None:
     rows = 100_000 if small else 10_000_000
-    found = in_child({"job": "gallery", "folder": str(folder), "rows": rows, "backend": "exact"})
+    found = in_child({"job": "gallery", "folder": str(folder), "rows": rows, "backend": "exact"}, peak=True)
     steps = ("write", "build", "save", "open", "one", "many")
     cells = [f"{rows:,}", *(f"{found[step]:.3f} s" if step in found else "-" for step in steps)]
     head = ["vectors x 64", "written", "built", "saved", "opened", "one query", "1,000 queries", "recall", "peak, resident"]
-    table(
-        "A gallery larger than one would hold: from a memory map",
-        head,
-        [[*cells, f"{found['recall']:.4f}", mib(found["resident"])]],
-    )
+    shown = Table("A gallery larger than one would hold: from a memory map", head)
+    shown.add([*cells, f"{found['recall']:.4f}", mib(found["resident"])])
 
 
 def growth(folder: Path, small: bool, largest: int, picture: Path) -> None:
     sizes = [1000, 10_000] if small else [10_000, 100_000, 1_000_000, 10_000_000]
     tables: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    head = ["backend", "vectors", "built", "one query", "1,000 queries", "recall", "on disk", "peak"]
+    shown = Table("Growth (64 dimensions, clusters; the peak has the mapped gallery in it)", head)
     for backend in ("exact", "hnsw", "annoy"):
         for rows in sizes:
-            if backend == "exact" or rows <= largest:
-                found = in_child({"job": "gallery", "folder": str(folder), "rows": rows, "backend": backend})
-                tables.setdefault(backend, []).append((rows, found))
-    cells = []
-    for backend, points in tables.items():
-        for rows, found in points:
+            if backend != "exact" and rows > largest:
+                continue
+            found = in_child({"job": "gallery", "folder": str(folder), "rows": rows, "backend": backend}, peak=True)
+            tables.setdefault(backend, []).append((rows, found))
             if "failed" in found:
-                cells.append([backend, f"{rows:,}", found["failed"], "", "", "", "", ""])
+                shown.add([backend, f"{rows:,}", found["failed"], "", "", "", "", ""])
                 continue
             line = [backend, f"{rows:,}", f"{found['build']:.2f} s", f"{found['one'] * 1e3:.2f} ms", f"{found['many']:.3f} s"]
-            cells.append([*line, f"{found['recall']:.3f}", mib(found["bytes"]), mib(found["peak"])])
-    head = ["backend", "vectors", "built", "one query", "1,000 queries", "recall", "on disk", "peak"]
-    table("Growth (64 dimensions, clusters; the peak has the mapped gallery in it)", head, cells)
+            shown.add([*line, f"{found['recall']:.3f}", mib(found["bytes"]), mib(found["peak"])])
     draw_growth(tables, picture)
 
 

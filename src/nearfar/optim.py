@@ -32,7 +32,8 @@ class Optimizer:
         self.adam = section.optimizer != "sgd"
         names = ("exp_avg", "exp_avg_sq") if self.adam else ("momentum",) if section.momentum else ()
         self.moments = {name: [torch.zeros_like(p) for p in parameters] for name in names}
-        self.counts = [torch.zeros((), device=p.device) for p in parameters if self.adam]  # steps taken, for each weight
+        self.count = torch.zeros(len(parameters) if self.adam else 0, device=parameters[0].device)  # steps, for each weight
+        self.counts = list(self.count.unbind())  # views of it, which the kernels want
 
     def forget_gradients(self) -> None:
         """Before a backward pass."""
@@ -55,7 +56,10 @@ class Optimizer:
         decay = self.section.weight_decay
         if self.adam:
             counts = pick(self.counts)
-            torch._foreach_add_(counts, 1)
+            if len(there) == len(self.counts):
+                self.count.add_(1)
+            else:
+                torch._foreach_add_(counts, 1)
             kernel = torch._fused_adam_ if self.section.optimizer == "adam" else torch._fused_adamw_
             kernel(
                 weights,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from nearfar.errors import InputError
-from nearfar.evaluation import retrieval
+from nearfar.evaluation import ranking
 from nearfar.evaluation.retrieval import rank_queries, summarize
 
 KS = (1, 5, 10)
@@ -39,7 +39,13 @@ def slow(
     return out
 
 
-@settings(max_examples=80, deadline=None)
+def go_sparingly(patch: pytest.MonkeyPatch, sample: int = 150) -> None:
+    """Make small evaluations go through the gallery as large ones do, in several parts."""
+    for name, value in {"_MANY_ROWS": 1, "_MANY_QUERIES": 1, "_SAMPLE": sample, "_DRAWN": 60, "_CHUNK": 112}.items():
+        patch.setattr(ranking, name, value)
+
+
+@settings(max_examples=120, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     queries=st.integers(1, 25),
@@ -48,9 +54,10 @@ def slow(
     metric=st.sampled_from(["dot", "euclidean"]),
     leave_out=st.booleans(),
     tile=st.sampled_from([1, 100, 1 << 22]),
+    sparingly=st.booleans(),
 )
 def test_equals_the_slow_loop_ties_included(
-    seed: int, queries: int, rows: int, classes: int, metric: str, leave_out: bool, tile: int
+    seed: int, queries: int, rows: int, classes: int, metric: str, leave_out: bool, tile: int, sparingly: bool
 ) -> None:
     """Small integers, of which float32 products are exact, so that ties are ties on both sides."""
     generator = np.random.default_rng(seed)
@@ -59,7 +66,9 @@ def test_equals_the_slow_loop_ties_included(
     q_labels, labels = generator.integers(classes + 1, size=queries), generator.integers(classes, size=rows)
     exclude = generator.integers(-1, rows, size=queries) if leave_out else np.full(queries, -1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieval, "_TILE", tile)
+        patch.setattr(ranking, "_TILE", tile)
+        if sparingly:
+            go_sparingly(patch, sample=rows)
         found = rank_queries(q, q_labels, g, labels, metric=metric, ks=KS, exclude=exclude if leave_out else None)
     expected = slow(q, q_labels, g, labels, metric, exclude)
     figures = found.figures()
@@ -96,8 +105,11 @@ def test_a_large_class_beside_small_ones_and_k_beyond_all() -> None:
 
 @pytest.mark.parametrize("spread", [0.0, 0.3, 3.0])
 @pytest.mark.parametrize("sizes", ["even", "uneven", "alone"])
-def test_groups_of_columns_lose_no_place(spread: float, sizes: str) -> None:
+@pytest.mark.parametrize("sparingly", [False, True])
+def test_groups_of_columns_lose_no_place(spread: float, sizes: str, sparingly: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Classes so small beside the gallery that maxima of groups stand for it; whole numbers, so that ties abound."""
+    if sparingly:
+        go_sparingly(monkeypatch)
     generator = np.random.default_rng(4)
     count = 1500
     shares = {
@@ -114,6 +126,33 @@ def test_groups_of_columns_lose_no_place(spread: float, sizes: str) -> None:
             found = rank_queries(z[own], labels[own], z, labels, metric=metric, ks=KS, exclude=exclude).figures()
             for name, values in slow(z[own], labels[own], z, labels, metric, exclude).items():
                 np.testing.assert_allclose(found[name], values, rtol=1e-11, err_msg=f"{name} {metric}")
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
+@pytest.mark.parametrize("sample", ["fair", "without the wrong ones that matter"])
+def test_what_is_gone_through_sparingly_is_what_is_computed_as_a_whole(
+    metric: str, sample: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Overlapping clouds and some wrong labels in float32; thresholds that an unfair sample misplaces are noticed."""
+    generator = np.random.default_rng(7)
+    labels = generator.integers(5, size=3000)
+    z = (2.0 * generator.normal(size=(5, 24))[labels] + generator.normal(size=(3000, 24))).astype(np.float32)
+    labels[:60] = generator.integers(5, size=60)
+    queries, exclude = np.arange(0, 3000, 5), generator.integers(3000, size=600)
+    exclude[::2] = queries[::2]
+    expected = rank_queries(z[queries], labels[queries], z, labels, metric=metric, exclude=exclude)
+
+    go_sparingly(monkeypatch, sample=700)
+    if sample != "fair":
+        in_order = np.argsort(labels, kind="stable")  # as the gallery lies
+        monkeypatch.setattr(ranking, "spread_places", lambda count, size: np.flatnonzero(in_order >= 60)[: count // 2])
+    done = []
+    block = ranking.Ranking._block
+    monkeypatch.setattr(ranking.Ranking, "_block", lambda *given: done.append(block(*given)) or done[-1])
+    found = rank_queries(z[queries], labels[queries], z, labels, metric=metric, exclude=exclude)
+    assert np.concatenate(done).mean() > (0.9 if sample == "fair" else 0.05)
+    for name, values in expected.figures().items():
+        np.testing.assert_allclose(found.figures()[name], values, rtol=1e-12, err_msg=name)
 
 
 def test_a_collapsed_embedding_finds_nothing() -> None:
@@ -140,8 +179,8 @@ def test_several_threads_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) ->
     generator = np.random.default_rng(3)
     labels, z = generator.integers(5, size=200), generator.normal(size=(200, 4))
     one = rank_queries(z, labels, z, labels, exclude=np.arange(200)).figures()
-    monkeypatch.setattr(retrieval.torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(retrieval, "_TILE", 2000)
+    monkeypatch.setattr(ranking.torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(ranking, "_TILE", 2000)
     for name, values in rank_queries(z, labels, z, labels, exclude=np.arange(200)).figures().items():
         np.testing.assert_allclose(values, one[name], rtol=1e-13)
 

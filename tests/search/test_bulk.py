@@ -8,7 +8,7 @@ import torch
 from neighbours import points, slow
 
 from nearfar.errors import InputError
-from nearfar.search import bulk, cells, exact
+from nearfar.search import bulk, cells, exact, tiles
 from nearfar.search.bulk import find_candidates
 from nearfar.search.cells import make_cells
 from nearfar.search.exact import nearest, nearest_prepared
@@ -99,8 +99,8 @@ def test_each_of_the_nearest_is_a_candidate_though_products_err_as_much_as_they_
         sign = torch.randint(0, 2, reach.shape, generator=generator) * 2 - 1
         return (wide @ other.T + bias.double() + sign * a.shape[1] * 2.0**-24 * reach).to(a.dtype)
 
-    monkeypatch.setattr(bulk, "narrow_products", shaken)
-    monkeypatch.setattr(bulk, "products", shaken)
+    monkeypatch.setattr(tiles, "narrow_products", shaken)
+    monkeypatch.setattr(tiles, "products", shaken)
     gallery, queries = data("clouds")
     if metric == "cosine":
         gallery, queries = unit_rows(gallery, "g"), unit_rows(queries, "q")
