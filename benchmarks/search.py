@@ -167,7 +167,7 @@ def evaluation_job(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def evaluation(folder: Path, small: bool, turns: int) -> None:
-    """A process of its own for each run, since the peer's takes most of the memory: they take turns, after one run for the peak."""
+    """A process of its own for each run, as the peer takes most of the memory; first one for the peak, then they take turns."""
     count = len(digits(folder, small)["train"])
     head = ["vectors", "queries", "ours", "peer", "times faster", "ours, peak", "peer, peak", "times less"]
     shown = Table("recall@1,5,10, R-precision, MAP@R (64 dimensions)", [*head, "figures differ by"])

@@ -48,6 +48,8 @@ _LOW, _HIGH = 160, 24
 """How many of the lowest right ones are sorted, about, and how many wrong ones of a query are compared with all right ones."""
 _MANY_ROWS, _MANY_QUERIES = 1 << 13, 64
 """From how large a gallery, and how many queries of a class on, it is gone through sparingly."""
+_ROUND = 128
+"""Sides of products are multiples of it: oneDNN makes, and keeps, a kernel for every shape."""
 _CHUNK, _GROUP = 1 << 11, 32
 """Rows of the gallery narrowed together, and of which the maximum is taken."""
 
@@ -125,9 +127,11 @@ class Ranking:
         scan = _Scan(self.gallery, self.metric, np.unique(self.bounds))
         first_blocks, other_blocks = [], []
         for own in np.split(order[many[order]], np.flatnonzero(np.diff(self.codes[order[many[order]]])) + 1):
-            step = max(64, min(1024, _TILE // 2 // int(self.end[own[0]] - self.start[own[0]])))
+            step = min(len(own), max(1, min(1024, _TILE // 2 // int(self.end[own[0]] - self.start[own[0]])) // _ROUND) * _ROUND)
             first_blocks.append(own[:step])
-            other_blocks.append([own[first : first + step] for first in range(step, len(own), step)])
+            # The last has as many as the others, some of which are done again.
+            starts = np.minimum(np.arange(step, len(own), step), len(own) - step)
+            other_blocks.append([own[first : first + step] for first in starts])
         left = [order[~many[order]]]
         blocks: list[Ints] = []
         for own, done, others in zip(first_blocks, spread(partial(self._block, scan), first_blocks), other_blocks, strict=True):
@@ -180,9 +184,11 @@ class Ranking:
         """Scores of pairs [m] as `_scores` gives them, which is asked for all queries and all places that occur."""
         there = np.zeros(len(self.gallery), dtype=np.bool_)
         there[places] = True
-        number, union = np.cumsum(there) - 1, np.flatnonzero(there)
+        union = _fill_up(there, 8 * _ROUND)
+        number = np.empty(len(there), dtype=np.int64)
+        number[union] = np.arange(len(union))
         values = np.empty(len(places), dtype=np.float32)
-        step = max(1, _TILE // max(1, len(queries)))
+        step = 8 * _ROUND
         for first in range(0, len(union), step):
             scores = self._scores(queries, union[first : first + step])
             column = number[places] - first
@@ -387,7 +393,7 @@ class _Scan:
         self.parts, centres, radii = [], [], []
         for start, end in pairwise(cuts):
             vectors = gallery[start:end]
-            self.parts.append(self.tiles.part(vectors, self.zero, group=_GROUP, start=start))
+            self.parts.append(self.tiles.part(vectors, self.zero, group=4 * _ROUND, start=start))
             centres.append(vectors.mean(axis=0, dtype=np.float64).astype(np.float32))
             radii.append(np.sqrt(np.square(vectors - centres[-1]).sum(axis=1, dtype=np.float64).max()) * (1.0 + 1e-6))
         self.centres, self.radii = np.stack(centres), np.array(radii)
@@ -404,9 +410,9 @@ class _Scan:
         near = greatest_possible(queries, self.centres, self.radii, self.metric) >= floor[:, None]
         for part, there in zip(self.parts, near.T, strict=True):
             first, last = (min(max(0, edge - part.start), part.size) for edge in leave_out)
-            which = np.flatnonzero(there) if last - first < part.size else there[:0]
-            if not len(which):
+            if last - first == part.size or not there.any():
                 continue
+            which = _fill_up(there, _ROUND)
             block = self.tiles.block(queries, which, self.zero)
             bias = block.constant - floor[which]
             # Twice: scores in float32, with which the threshold was compared, are off as well.
@@ -420,6 +426,12 @@ class _Scan:
             owners.append(which[owner[hit][real].numpy()])
             places.append(place[real].numpy() + part.start)
         return np.concatenate(owners), np.concatenate(places)
+
+
+def _fill_up(flags: npt.NDArray[np.bool_], multiple: int) -> Ints:
+    """Where ``flags`` are true, and then where they are not, to a ``multiple`` if there are as many."""
+    missing = min(-int(flags.sum()) % multiple, int((~flags).sum()))
+    return np.concatenate([np.flatnonzero(flags), np.flatnonzero(~flags)[:missing]])
 
 
 def _cuts(edges: Ints) -> list[int]:
