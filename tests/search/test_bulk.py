@@ -45,6 +45,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         (exact, "_CELL_QUERIES", 1 if request.param == "cells" else 10**9),
         (cells, "_ROWS", 100),
         (bulk, "_CHUNK", 384),
+        (bulk, "_SMALL_CHUNK", 384),
         (bulk, "_SAMPLE", 200),
     ]:
         monkeypatch.setattr(module, name, value)

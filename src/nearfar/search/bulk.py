@@ -32,8 +32,8 @@ from nearfar.search.vectors import Floats, Ints, Metric
 
 Wide = npt.NDArray[np.float64]
 
-_CHUNK = 1 << 16
-"""Rows of the gallery gone through together."""
+_CHUNK, _SMALL_CHUNK, _ENOUGH = 1 << 16, 1 << 13, 1 << 12
+"""Rows of the gallery gone through together; where there are not enough queries for wide tiles, fewer."""
 _TILE = 1 << 22
 """Products computed together."""
 _GROUP = 64
@@ -121,9 +121,10 @@ class _Search:
         self._set_floors()
         everyone = np.arange(len(self.queries))
         if self.cells is None:
-            blocks = list(self._blocks(self.tiles, everyone, self.centre, min(_CHUNK, len(self.gallery))))
-            for start in range(0, len(self.gallery), _CHUNK):
-                part = self._part(start, min(start + _CHUNK, len(self.gallery)), self.centre)
+            chunk = min(_CHUNK if len(everyone) >= _ENOUGH else _SMALL_CHUNK, len(self.gallery))
+            blocks = list(self._blocks(self.tiles, everyone, self.centre, chunk))
+            for start in range(0, len(self.gallery), chunk):
+                part = self._part(start, min(start + chunk, len(self.gallery)), self.centre)
                 for number, block in enumerate(blocks):
                     self._look(part, block)
                     if number == 0 and start == 0 and self.settled[block.which].mean() < 0.75:
