@@ -87,6 +87,15 @@ _FASHION = (
     "The network is the same for both losses. Batches, partners and shuffling follow from our seeds, not from the "
     "source's generator; neighbours are searched exactly among the images that were trained on."
 )
+_CROSS_ENTROPY = (
+    _FASHION + " So small a network leaves some 12 % of the images on the wrong side, and a nearest neighbour among noisy ones "
+    "is wrong more often. A plain program of it (`benchmarks/plain.py fashion-cross-entropy`), trained on 50,000 of "
+    "the training images and asked for the other 10,000, found 86.10 and 86.06 % (two seeds), ours 85.93, 86.08, 85.84 and "
+    "86.13 % in float32 (four seeds), 86.16 and 86.25 % in bfloat16 (two). On the test images three seeds of the plain program "
+    "gave 85.99, 86.69 and 86.62 %: below the goal too, but above ours; why is not known. On held-out training images neither "
+    "other starts of the weights (He, Glorot, half, quarter and twice PyTorch's own) nor averaged weights nor other distances "
+    "(cosine, softmax, Hellinger) brought 87 % reliably."
+)
 
 SYSTEMS = (
     System(
@@ -197,7 +206,7 @@ SYSTEMS = (
         ),
         plain_seconds=135,
         times_faster=3,
-        why=_FASHION,
+        why=_CROSS_ENTROPY,
         pictures=(("tsne", _TSNE), ("recall_at_k", "Recall at k, by neighbours and by their probabilities")),
         extras=(validation_votes,),
     ),
