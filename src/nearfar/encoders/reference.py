@@ -41,14 +41,14 @@ class Conv5(nn.Module):
                 nn.Conv2d(inputs, outputs, 5),
                 BatchNorm(outputs),
                 nn.MaxPool2d(2),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 Dropout(dropout),
             ]
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(
             nn.Flatten(),
             nn.Linear(filters[-1] * height * width, check_integer("hidden", hidden)),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             Dropout(dropout),
             nn.Linear(hidden, check_integer("dim", dim)),
         )
@@ -73,7 +73,7 @@ class MLP(nn.Module):
         hidden = check_integers("hidden", hidden)
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, outputs in zip((check_integer("channels", channels) * height * width, *hidden), hidden, strict=False):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+            layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], check_integer("dim", dim)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class Conv2(nn.Module):
         shrink("conv2", check_size(size), kernels=(check_integer("kernel", kernel),) * len(filters))
         layers: list[nn.Module] = []
         for inputs, outputs in zip((channels, *filters), filters, strict=False):
-            layers += [nn.Conv2d(inputs, outputs, kernel), nn.MaxPool2d(2), nn.ReLU(), Dropout(dropout)]
+            layers += [nn.Conv2d(inputs, outputs, kernel), nn.MaxPool2d(2), nn.ReLU(inplace=True), Dropout(dropout)]
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(filters[-1], check_integer("dim", dim)))
         for layer in self.modules():
@@ -139,9 +139,9 @@ class Conv3(nn.Module):
         layers: list[nn.Module] = []
         for inputs, outputs in zip((channels, *filters), filters, strict=False):
             for source in (inputs, outputs):
-                layers += [nn.Conv2d(source, outputs, 3, padding=1), nn.ReLU(), BatchNorm(outputs)]
+                layers += [nn.Conv2d(source, outputs, 3, padding=1), nn.ReLU(inplace=True), BatchNorm(outputs)]
             layers.append(nn.MaxPool2d(2))
-        self.features = nn.Sequential(*layers, nn.Conv2d(filters[-1], 1, 3, padding=1), nn.ReLU())
+        self.features = nn.Sequential(*layers, nn.Conv2d(filters[-1], 1, 3, padding=1), nn.ReLU(inplace=True))
         pixels = height * width
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(pixels, pixels), nn.Linear(pixels, check_integer("dim", dim)))
 
