@@ -85,7 +85,9 @@ def pair_loss(judged: Judged) -> Values:
 _TSNE = "t-SNE of test images before and after training; a picture to look at, from which no figure is computed"
 _FASHION = (
     "The network is the same for both losses. Batches, partners and shuffling follow from our seeds, not from the "
-    "source's generator; neighbours are searched exactly among the images that were trained on."
+    "source's generator; neighbours are searched exactly among the images that were trained on. A step of the network takes "
+    "23 ms for 256 images: half of it in convolutions, whose 8 and 16 channels leave most of a 512-bit register empty, a fifth "
+    "in batch norm and an eighth in pooling, which pass over large maps."
 )
 _CROSS_ENTROPY = (
     _FASHION + " So small a network leaves some 12 % of the images on the wrong side, and a nearest neighbour among noisy ones "
@@ -228,7 +230,10 @@ SYSTEMS = (
         times_faster=4,
         why="The sum over negatives is computed once for each image, not once for each of its positives: the same loss in "
         "O(B^2). The plain run of the published description lies above the published figure too, so what separates them "
-        "is not in the description.",
+        "is not in the description. Of a step of 3.7 ms on the machine at its best, products of matrices of 50 and 256 rows "
+        "take 2.1 ms, at the rate of the library that computes them, the loss 0.35 ms and the optimiser 0.44 ms. Blocks with a "
+        "backward pass of their own (3.6 to 3.7 ms), bfloat16 (3.6 to 3.8 ms) and one thread instead of two gained nothing. So "
+        "a run takes 45 to 50 s at best, and took up to 77 s when the machine was slower.",
         pictures=(
             ("class_cosines", "Mean cosine within and between classes, before and after training"),
             ("neighbors", "A query of each class beside its nearest training images"),

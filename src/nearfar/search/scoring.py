@@ -97,7 +97,7 @@ def score_pairs(queries: Floats, gallery: Gallery, owners: Ints, places: Ints, m
             scores[part] = np.clip(total, -1.0, 1.0) if metric == "cosine" else total
 
     starts = range(0, len(owners), step)
-    workers = min(torch.get_num_threads(), len(starts))
+    workers = min(torch.get_num_threads(), len(starts) // 8)  # to start threads takes as long as a few pieces
     if workers < 2:
         for first in starts:
             some(first)
