@@ -204,7 +204,7 @@ class _Search:
         self.queries, self.gallery, self.k, self.metric, self.exclude = queries, gallery, k, metric, exclude
         self.distances = metric == "euclidean"
         self.kept = min(k + max(8, k // 4), len(gallery))
-        self.centre = centre_of(gallery.between(0, 1024)) if self.distances else None
+        self.centre = self._middle() if self.distances else None
         self.longest = 1.0 if metric == "cosine" else 0.0
 
     def run(self) -> tuple[Floats, Ints]:
@@ -214,6 +214,12 @@ class _Search:
         if len(doubtful):
             scores[doubtful], places[doubtful] = self.again(doubtful, scores[doubtful, -1])
         return scores, places
+
+    def _middle(self) -> Floats | None:
+        """A point [D] to move vectors by; None where they lie about the origin, and a copy of all would gain nothing."""
+        some = self.gallery.between(0, 256)
+        mean = some.mean(axis=0, dtype=np.float64)
+        return None if mean @ mean < 0.5 * squared_lengths(some).mean() else centre_of(some)
 
     def candidates(self) -> tuple[Wide, Ints]:
         """Step 1: similarities [N, kept] as float32 products give them, in no order, and their rows."""
