@@ -192,6 +192,17 @@ PLAIN = {
 }
 
 
+def train_step(system: Plain, model: nn.Module, optimizer: torch.optim.Optimizer, batch: list[Tensor]) -> None:
+    if len(batch) == 3:
+        a, b, same = batch
+        value = system.loss(model(a), model(b), same.float())
+    else:
+        value = system.loss(model(batch[0]), batch[1])
+    optimizer.zero_grad()
+    value.backward()
+    optimizer.step()
+
+
 def step_seconds(name: str, images: np.ndarray, labels: np.ndarray, *, steps: int, warmup: int = 5) -> float:
     """Mean seconds of a training step of the plain program ``name`` on images uint8 [N, C, H, W] and labels [N]."""
     system = PLAIN[name]
@@ -203,15 +214,7 @@ def step_seconds(name: str, images: np.ndarray, labels: np.ndarray, *, steps: in
     for number in range(warmup + steps):
         if number == warmup:
             start = time.perf_counter()
-        batch = next(batches)
-        if len(batch) == 3:
-            a, b, same = batch
-            value = system.loss(model(a), model(b), same.float())
-        else:
-            value = system.loss(model(batch[0]), batch[1])
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
+        train_step(system, model, optimizer, next(batches))
     return (time.perf_counter() - start) / steps
 
 
@@ -246,13 +249,7 @@ def train_whole(name: str, images: np.ndarray, labels: np.ndarray, *, held_out: 
     for _ in range(epochs):
         model.train()
         for batch in DataLoader(data, batch_size=system.batch, shuffle=True):
-            if len(batch) == 3:
-                value = system.loss(model(batch[0]), model(batch[1]), batch[2].float())
-            else:
-                value = system.loss(model(batch[0]), batch[1])
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
+            train_step(system, model, optimizer, batch)
     return one_nn_accuracy(model, data, Images(images[held], labels[held], data.mean, data.std))
 
 

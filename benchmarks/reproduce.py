@@ -277,7 +277,7 @@ def _time_row(system: System, seconds: Mapping[int, float], trial: bool) -> str:
     times = system.plain_seconds / ours
     verdict = ["", f"{system.times_faster:g}", ""]
     if not trial:
-        verdict = [f"{times:.1f}", f"{system.times_faster:g}", "yes" if times >= system.times_faster else "**no**"]
+        verdict = [f"{times:.2f}", f"{system.times_faster:g}", "yes" if times >= system.times_faster else "**no**"]
     return "| " + " | ".join([*cells, f"{ours:,.1f} s", *verdict]) + " |"
 
 

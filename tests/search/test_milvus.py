@@ -62,7 +62,7 @@ def test_a_server_serves_as_a_file_does(server: str, tmp_path: Path, monkeypatch
     client = MilvusClient(server)
     rows = client.query(name, filter="id >= 0", output_fields=["id", "label"], limit=1000)
     client.close()
-    assert {row["id"]: row["label"] for row in rows} == dict(zip(index.ids.tolist(), index.labels.tolist(), strict=True))  # type: ignore[union-attr]
+    assert {row["id"]: row["label"] for row in rows} == dict(zip(index.ids.tolist(), index.labels.tolist(), strict=True))
 
 
 def test_a_server_keeps_the_saved_state_until_the_next_is_saved(server: str, tmp_path: Path) -> None:

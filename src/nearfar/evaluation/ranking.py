@@ -10,7 +10,7 @@ with a threshold that keeps those that matter, and hardly more:
   filled, and nothing was lost. Queries for which this fails go the other way.
 - *As a whole*: all scores of a query are computed in float32; maxima of groups of columns give the threshold.
 
-Memory: some 60 MiB beside two copies of the gallery, one in order of classes and one in bfloat16.
+Memory: some 70 MiB beside two copies of the gallery, one in order of classes and one in bfloat16.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from nearfar.search.vectors import (
     centre_of,
     has_narrow_products,
     products,
-    squared_lengths,
 )
 from nearfar.threads import Spread, single_threads
 
@@ -187,13 +186,12 @@ class Ranking:
         union = _fill_up(there, 8 * _ROUND)
         number = np.empty(len(there), dtype=np.int64)
         number[union] = np.arange(len(union))
-        values = np.empty(len(places), dtype=np.float32)
+        values, columns = np.empty(len(places), dtype=np.float32), number[places]
         step = 8 * _ROUND
         for first in range(0, len(union), step):
             scores = self._scores(queries, union[first : first + step])
-            column = number[places] - first
-            own = np.flatnonzero((column >= 0) & (column < step))
-            values[own] = scores[owners[own], column[own]]
+            own = np.flatnonzero((columns >= first) & (columns < first + step))
+            values[own] = scores[owners[own], columns[own] - first]
         return values
 
     # ---- as a whole ----------------------------------------------------------------------------------------------------------
@@ -404,16 +402,17 @@ class _Scan:
         ``leave_out`` is a range of places that are not looked at.
         """
         owners, places = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+        everyone = self.tiles.block(queries, np.arange(len(queries)), self.zero)
         floor = least.astype(np.float64)
-        if self.metric == "euclidean":  # scores are 2 q.g - |g|^2
-            floor = (floor - squared_lengths(queries)) / 2.0
+        if self.metric == "euclidean":  # scores are 2 q.g - |g|^2, and similarities - |q - g|^2 / 2
+            floor = floor / 2.0 + everyone.constant
         near = greatest_possible(queries, self.centres, self.radii, self.metric) >= floor[:, None]
         for part, there in zip(self.parts, near.T, strict=True):
             first, last = (min(max(0, edge - part.start), part.size) for edge in leave_out)
             if last - first == part.size or not there.any():
                 continue
             which = _fill_up(there, _ROUND)
-            block = self.tiles.block(queries, which, self.zero)
+            block = everyone.take(which)
             bias = block.constant - floor[which]
             # Twice: scores in float32, with which the threshold was compared, are off as well.
             tile = self.tiles.product(part, block, bias + 2.0 * self.tiles.error(part, block, bias))

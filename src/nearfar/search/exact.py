@@ -172,10 +172,15 @@ def _in_bulk(queries: Floats, gallery: Gallery, k: int, metric: Metric, exclude:
 def _bulk_centre(gallery: Gallery, metric: Metric) -> Floats:
     """Return the point [D] to move vectors by: their middle, or zero where similarities gain little by it."""
     sample = gallery.at(spread_places(len(gallery), 1024))
-    mean = sample.mean(axis=0, dtype=np.float64)
-    if metric != "euclidean" and mean @ mean < 0.5 * squared_lengths(sample).mean():
+    if metric != "euclidean" and _about_origin(sample):
         return np.zeros(gallery.dimensions, dtype=np.float32)
     return centre_of(sample)
+
+
+def _about_origin(vectors: Floats) -> bool:
+    """Whether their middle is so near the origin, for their lengths, that to move it there would gain little."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    return bool(mean @ mean < 0.5 * squared_lengths(vectors).mean())
 
 
 def _best_of(queries: Floats, gallery: Gallery, k: int, metric: Metric, found: Candidates) -> tuple[Floats, Ints]:
@@ -218,8 +223,7 @@ class _Search:
     def _middle(self) -> Floats | None:
         """A point [D] to move vectors by; None where they lie about the origin, and a copy of all would gain nothing."""
         some = self.gallery.between(0, 256)
-        mean = some.mean(axis=0, dtype=np.float64)
-        return None if mean @ mean < 0.5 * squared_lengths(some).mean() else centre_of(some)
+        return None if _about_origin(some) else centre_of(some)
 
     def candidates(self) -> tuple[Wide, Ints]:
         """Step 1: similarities [N, kept] as float32 products give them, in no order, and their rows."""

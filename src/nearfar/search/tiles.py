@@ -48,6 +48,10 @@ class Block(NamedTuple):
     lengths: Wide  # [n]
     lost: Wide  # [n]
 
+    def take(self, some: Ints) -> Block:
+        """Those at ``some`` [m] of its places."""
+        return Block(self.which[some], self.weights[some], self.constant[some], self.lengths[some], self.lost[some])
+
 
 def greatest_possible(queries: Floats, centres: Floats, radii: Wide, metric: Metric) -> Wide:
     """Bound the similarity of queries [n, D] to whatever lies within ``radii`` [C] of ``centres`` [C, D] from above: [n, C]."""
