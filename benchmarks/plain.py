@@ -224,15 +224,16 @@ def _endless(loader: DataLoader) -> Iterator[list[Tensor]]:
 
 
 @torch.no_grad()
-def one_nn_accuracy(model: nn.Module, data: Images, held: Images) -> float:
-    """Share of the held-out images whose nearest training image, by Euclidean distance, is of their class."""
+def knn_accuracy(model: nn.Module, data: Images, held: Images, k: int) -> float:
+    """Share of the held-out images whose ``k`` nearest training images, by Euclidean distance, are mostly of their class."""
     model.eval()
     z, queries = (
         torch.cat([model(torch.stack([part.pixels(at) for at in some])) for some in torch.arange(len(part.images)).split(1000)])
         for part in (data, held)
     )
-    nearest = torch.cat([torch.cdist(some, z).argmin(1) for some in queries.split(500)]).numpy()
-    return float((data.labels[nearest] == held.labels).mean())
+    labels = torch.from_numpy(data.labels)
+    votes = [labels[torch.cdist(some, z).topk(k, largest=False).indices] for some in queries.split(500)]
+    return float((torch.cat(votes).mode(1).values.numpy() == held.labels).mean())
 
 
 def train_whole(name: str, images: np.ndarray, labels: np.ndarray, *, held_out: int, epochs: int, seed: int) -> float:
@@ -250,7 +251,7 @@ def train_whole(name: str, images: np.ndarray, labels: np.ndarray, *, held_out: 
         model.train()
         for batch in DataLoader(data, batch_size=system.batch, shuffle=True):
             train_step(system, model, optimizer, batch)
-    return one_nn_accuracy(model, data, Images(images[held], labels[held], data.mean, data.std))
+    return knn_accuracy(model, data, Images(images[held], labels[held], data.mean, data.std), 1)
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from nearfar.encoders import (
     summary,
 )
 from nearfar.encoders.dropout import Dropout
+from nearfar.encoders.flatten import Flatten
 from nearfar.encoders.norm import BatchNorm, _fold
 from nearfar.errors import InputError
 
@@ -40,6 +41,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("residual-mlp", {"width": 12, "blocks": (12, 8, 8), "dim": 5}),
     ("resnet", {"widths": (4, 6, 8), "dim": 5}),
     ("resnet", {"widths": (4, 6), "blocks": (1, 2), "dim": 5, "pool": "average", "dropout": 0.2}),
+    ("resnet", {"widths": (4, 6, 8), "blocks": 0, "dim": 5, "pool": "none", "padding": 0, "halvings": 1}),
+    ("resnet", {"widths": (4, 6, 8), "dim": 5, "stem": "pool", "kernel": 3, "halvings": 1}),
 ]
 IDS = [f"{kind}-{i}" for i, (kind, _) in enumerate(VARIANTS)]
 each = pytest.mark.parametrize(("kind", "params"), VARIANTS, ids=IDS)
@@ -373,7 +376,11 @@ def test_a_summary_of_the_wrong_shape() -> None:
         ("resnet", {"blocks": (1, 1)}, r"encoder.blocks is \(1, 1\); expected a whole number or 3 of them"),
         ("resnet", {"blocks": "2"}, "encoder.blocks is '2'"),
         ("resnet", {"blocks": -1}, "encoder.blocks is -1; expected a whole number of at least 0"),
-        ("resnet", {"pool": "mean"}, "encoder.pool is 'mean'; expected 'max' or 'average'"),
+        ("resnet", {"pool": "mean"}, "encoder.pool is 'mean'; expected 'max', 'average' or 'none'"),
+        ("resnet", {"stem": "max"}, "encoder.stem is 'max'; expected 'stride' or 'pool'"),
+        ("resnet", {"kernel": 4}, "encoder.kernel is 4; expected an odd number"),
+        ("resnet", {"padding": 2}, "encoder.padding is 2; expected 0 or 1"),
+        ("resnet", {"halvings": -1}, "encoder.halvings is -1; expected a whole number of at least 0"),
     ],
 )
 def test_wrong_parameters(kind: str, params: dict[str, Any], message: str) -> None:
@@ -397,6 +404,19 @@ def test_too_small_images_are_told_the_least_size(kind: str, least: int) -> None
     assert torch.isfinite(z).all()
     with pytest.raises(InputError, match=f"images of {least - 1} x 40 pixels are too small.*at least {least} x {least}"):
         build(kind, small, size=(least - 1, 40))
+
+
+@pytest.mark.parametrize("stem", ["stride", "pool"])
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("halvings", [0, 1, 2, 3])
+def test_the_least_size_of_a_residual_net_is_told_and_works(padding: int, halvings: int, stem: str) -> None:
+    params = {"widths": (2, 3, 4, 5), "blocks": 0, "pool": "none", "padding": padding, "halvings": halvings, "stem": stem}
+    with pytest.raises(InputError, match=r"at least (\d+) x \1;") as refusal:
+        build("resnet", params, size=(1, 1))
+    least = int(str(refusal.value).split("at least ")[1].split(" ")[0])
+    assert build("resnet", params, size=(least, least + 3)).eval()(images(size=(least, least + 3))).shape == (6, 64)
+    with pytest.raises(InputError, match=f"images of {least} x {least - 1} pixels"):
+        build("resnet", params, size=(least, least - 1))
 
 
 def test_lists_as_a_recipe_file_gives_them() -> None:
@@ -494,3 +514,56 @@ def test_system_c_begins_by_glorots_rule() -> None:
         assert own.abs().max() <= (6 / fan) ** 0.5
         torch.testing.assert_close(own.var().item(), 2 / fan, rtol=0.15, atol=0)
         assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_mean_over_views_by_hand(normalize: bool) -> None:
+    params = {"filters": (4, 6), "hidden": 10, "dim": 5, "dropout": 0.0}
+    encoder = build("conv5", params, normalize=normalize, tta=["mirror", "shift"])
+    plain = build("conv5", params, normalize=normalize)
+    plain.load_state_dict(encoder.state_dict())
+    x = images()
+    assert torch.equal(encoder.train()(x), plain.train()(x))  # training sees the image alone
+
+    encoder.eval(), plain.eval()
+    with torch.no_grad():
+        rows = []
+        for image in x:
+            views = []
+            for one in (image, image.flip(2)):
+                views.append(one)
+                for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+                    moved = torch.empty_like(one)
+                    for row in range(28):
+                        for column in range(28):
+                            above, left = min(max(row - down, 0), 27), min(max(column - right, 0), 27)
+                            moved[:, row, column] = one[:, above, left]
+                    views.append(moved)
+            mean = plain(torch.stack(views)).mean(0)
+            rows.append(mean / mean.norm() if normalize else mean)
+        torch.testing.assert_close(encoder(x), torch.stack(rows))
+        torch.testing.assert_close(fuse(encoder)(x), encoder(x))
+
+
+@pytest.mark.parametrize(
+    ("tta", "message"),
+    [("mirror", "encoder.tta is 'mirror'; expected a list"), (["miror"], "an unknown view 'miror'; did you mean 'mirror'")],
+)
+def test_wrong_views(tta: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build("mlp", {}, tta=tta)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_flatten_is_that_of_pytorch_and_keeps_the_layout_of_the_gradient(layout: torch.memory_format) -> None:
+    x = images(4, channels=3, size=(5, 7)).contiguous(memory_format=layout)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    factor = torch.randn(4, 105, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(Flatten()(ours), nn.Flatten()(theirs))
+    middle, seen = ours * 1.0, list[Tensor]()
+    middle.register_hook(seen.append)
+    (Flatten()(middle) * factor).sum().backward()
+    (nn.Flatten()(theirs * 1.0) * factor).sum().backward()
+    assert torch.equal(ours.grad, theirs.grad)  # type: ignore[arg-type]  # there after backward
+    assert seen[0].is_contiguous(memory_format=layout)
+    assert Flatten()(torch.zeros(3, 2)).shape == (3, 2)

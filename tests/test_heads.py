@@ -169,7 +169,7 @@ def test_a_run_folder_is_resumed_without_naming_its_start_again(base: Path, tmp_
             def step(self, *values: Any) -> None:
                 pass
 
-            def epoch(self, row: dict[str, Any], epochs: int) -> None:
+            def epoch(self, row: dict[str, Any], epochs: float) -> None:
                 if row["epoch"] == 2:
                     raise KeyboardInterrupt
 

@@ -39,7 +39,7 @@ class Recorder:
     def step(self, *values: Any) -> None:
         pass
 
-    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+    def epoch(self, row: dict[str, Any], epochs: float) -> None:
         pass
 
     def note(self, message: str) -> None:

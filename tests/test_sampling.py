@@ -433,3 +433,17 @@ def test_wrong_arguments_end_in_one_clear_line(call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_the_head_of_an_epoch_is_its_first_batches() -> None:
+    for plan in (Shuffle(np.arange(100), batch_size=16, seed=0).epoch(1), Pairs(LABELS, batch_size=50, seed=0).epoch(1)):
+        for batches in (1, 3, len(plan), len(plan) + 1):
+            head = plan.head(batches)
+            assert len(head) == min(batches, len(plan))
+            for number in range(len(head)):
+                ours, theirs = head.batch(number), plan.batch(number)
+                assert np.array_equal(ours.rows, theirs.rows)
+                assert (ours.partners is None) == (theirs.partners is None)
+                if ours.partners is not None:
+                    assert np.array_equal(ours.partners, theirs.partners)
+                    assert np.array_equal(ours.same, theirs.same)  # type: ignore[arg-type]  # pairs have both

@@ -24,10 +24,10 @@ class Stopwatch:
         self.limit = limit
         self.marks: list[tuple[float, float]] = []  # seconds, epochs done
 
-    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rate: float, left: float) -> None:
+    def step(self, epoch: int, epochs: float, step: int, steps: int, loss: float, rate: float, left: float) -> None:
         self._mark(epoch - 1 + step / steps)
 
-    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+    def epoch(self, row: dict[str, Any], epochs: float) -> None:
         self._mark(row["epoch"])
 
     def note(self, message: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors
 import safetensors.torch
@@ -17,7 +17,16 @@ from torch import Tensor, nn
 
 from nearfar.errors import InputError
 from nearfar.files import write_bytes
-from nearfar.optim import Optimizer
+
+
+class HasState(Protocol):
+    """An optimiser, as a checkpoint sees it."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors by name."""
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave; KeyError where a name is missing."""
 
 
 def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> None:
@@ -49,7 +58,7 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def save_checkpoint(
-    path: Path | str, modules: Mapping[str, nn.Module], optimizer: Optimizer, position: Mapping[str, Any]
+    path: Path | str, modules: Mapping[str, nn.Module], optimizer: HasState, position: Mapping[str, Any]
 ) -> None:
     """Write the weights and buffers of ``modules``, the state of ``optimizer`` and ``position`` to one file."""
     tensors = {f"{part}/{name}": value for part, module in modules.items() for name, value in module.state_dict().items()}
@@ -57,7 +66,7 @@ def save_checkpoint(
     save_tensors(path, tensors, {"position": dict(position)})
 
 
-def load_checkpoint(path: Path | str, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> dict[str, Any]:
+def load_checkpoint(path: Path | str, modules: Mapping[str, nn.Module], optimizer: HasState) -> dict[str, Any]:
     """Put the state that `save_checkpoint` wrote into ``modules`` and ``optimizer``; returns the position.
 
     Raises:

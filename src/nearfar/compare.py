@@ -60,7 +60,7 @@ def compare(
     recipes: Sequence[str | Path | Recipe],
     seeds: int = 3,
     fractions: Sequence[float] = (1.0,),
-    epochs: int | None = None,
+    epochs: float | None = None,
     seconds: float | None = None,
     out: str | Path | None = None,
     changes: Mapping[str, Any] | None = None,
@@ -145,7 +145,7 @@ def compare(
             with write_atomic(folder / queries) as file:
                 np.savez_compressed(file, allow_pickle=False, **{name: values[name] for name in report.FIGURES})
             entry |= {**found, "queries": queries}
-            line = f"{entry['k']}-NN accuracy {entry['accuracy']:.4f}  epochs {entry['epochs']:,}"
+            line = f"{entry['k']}-NN accuracy {entry['accuracy']:.4f}  epochs {entry['epochs']:,g}"
             line += f"  {clock(entry['train_seconds'])}"
         tree["trainings"].append(entry)
         write_json(folder / RESULT, tree)
@@ -252,10 +252,10 @@ class Steps:
     def __init__(self, watcher: Watcher, about: str) -> None:
         self.watcher, self.about = watcher, about
 
-    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rate: float, left: float) -> None:
+    def step(self, epoch: int, epochs: float, step: int, steps: int, loss: float, rate: float, left: float) -> None:
         self.watcher.step(epoch, epochs, step, steps, loss, rate, left)
 
-    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+    def epoch(self, row: dict[str, Any], epochs: float) -> None:
         pass
 
     def note(self, message: str) -> None:
@@ -282,7 +282,7 @@ def _with_epochs(
 
 
 def _recipes(
-    recipes: Sequence[str | Path | Recipe], changes: Mapping[str, Any] | None, epochs: int | None, seconds: float | None
+    recipes: Sequence[str | Path | Recipe], changes: Mapping[str, Any] | None, epochs: float | None, seconds: float | None
 ) -> dict[str, Recipe]:
     for key, instead in (("data.fraction", "give the shares as fractions"), ("data.unseen", "all classes are trained on")):
         if key in (changes or {}):

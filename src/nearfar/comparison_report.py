@@ -104,7 +104,7 @@ def table(tree: Tree) -> list[list[str]]:
     """The summary as rows of cells, the first its head: figures in percent with their standard deviation over the seeds."""
     rows = [["images", "recipe", "epochs", *(TITLES[figure] for figure in FIGURES), "training"]]
     for row in tree["summary"]:
-        cells = [f"{row['images']:,}", row["recipe"], f"{row['epochs']:,}"]
+        cells = [f"{row['images']:,}", row["recipe"], f"{row['epochs']:,g}"]
         cells += [_spread(row[figure], 100, 2) + (f" (k = {row['k']})" if figure == "accuracy" else "") for figure in FIGURES]
         rows.append([*cells, _spread(row["train_seconds"], 1, 1) + " s"])
     return rows
@@ -222,7 +222,7 @@ def _budget(budget: Mapping[str, Any]) -> str:
         return f"Every training had {budget['seconds']:g} s: as many whole epochs as fit by a short measurement, one at least."
     if budget["epochs"] is None:
         return "Every recipe had its own number of epochs."
-    return f"Every training had {budget['epochs']:,} epoch{'s' * (budget['epochs'] != 1)}."
+    return f"Every training had {budget['epochs']:,g} epoch{'s' * (budget['epochs'] != 1)}."
 
 
 def _spread(values: Mapping[str, Any], scale: float, digits: int) -> str:

@@ -42,7 +42,7 @@ class Embedder(Params):
         self,
         recipe: str | Path | Recipe = "mnist-fast",
         seed: int = 0,
-        epochs: int | None = None,
+        epochs: float | None = None,
         device: str = "auto",
         changes: Mapping[str, Any] | None = None,
         start: str | Path | None = None,

@@ -1,18 +1,14 @@
-"""The step's arithmetic: optimisers, learning rates, averaged weights, and which precision is faster here."""
+"""The step's arithmetic: Adam and SGD, learning rates, averaged weights."""
 
 from __future__ import annotations
 
-import copy
 import math
-import time
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from nearfar.recipe import TrainSection
-
-_TURNS, _SECONDS = 12, 0.5  # of the choice of a precision: at most so many, and no new one after so long
 
 
 class Optimizer:
@@ -105,24 +101,19 @@ class Optimizer:
             own.copy_(state[name])  # in the memory that is there: the kernels walk a weight and its moments in step
 
 
-def build_optimizer(section: TrainSection, parameters: list[nn.Parameter]) -> Optimizer:
-    """The recipe's optimiser."""
-    return Optimizer(section, parameters)
-
-
-def learning_rate(section: TrainSection, epoch: int, step: int, steps: int) -> float:
-    """The rate in ``step`` (counted over the whole run) of ``epoch``, both from 0, with ``steps`` in an epoch."""
+def learning_rate(section: TrainSection, epoch: int, step: int, total: int) -> float:
+    """The rate in ``step`` of ``total``, counted over the whole run, in ``epoch``; both from 0."""
     top = section.learning_rate
     if section.schedule == "step":
         return top * section.factor ** (epoch // section.step_epochs)
     if section.schedule == "exponential":
         return top * section.factor ** (epoch / section.epochs)
     if section.schedule == "one-cycle":
-        total = max(1, section.epochs * steps - 1)
-        rise = section.warmup * total
+        last = max(1, total - 1)
+        rise = section.warmup * last
         if step < rise:
             return top * (section.start_factor + (1 - section.start_factor) * step / rise)
-        fall = (step - rise) / max(1.0, total - rise)
+        fall = (step - rise) / max(1.0, last - rise)
         return top * (section.final_factor + (1 - section.final_factor) * (1 + math.cos(math.pi * fall)) / 2)
     return top
 
@@ -136,27 +127,3 @@ def update_average(average: nn.Module, encoder: nn.Module, decay: float) -> None
     for mine, other in zip(old, new, strict=True):
         if not mine.is_floating_point():
             mine.copy_(other)
-
-
-def fastest_precision(encoder: nn.Module, images: Tensor) -> str:
-    """Whether steps of ``encoder`` on ``images`` [B, C, H, W] are faster here in "float32" or "bfloat16"; measured.
-
-    Both take turns, so that other work on the machine slows both, and the fastest step of each counts.
-    """
-    trial = copy.deepcopy(encoder).train()
-    best = {"float32": math.inf, "bfloat16": math.inf}
-    begun = time.perf_counter()
-    with torch.random.fork_rng(devices=[]):
-        for turn in range(_TURNS):
-            for precision in best:
-                start = time.perf_counter()
-                with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                    z = trial(images)
-                z.float().square().sum().backward()
-                if images.device.type == "cuda":
-                    torch.cuda.synchronize()
-                if turn >= 2:  # the first ones also choose kernels and fetch memory
-                    best[precision] = min(best[precision], time.perf_counter() - start)
-            if turn >= 4 and time.perf_counter() - begun > _SECONDS:
-                break
-    return "bfloat16" if best["bfloat16"] < 0.85 * best["float32"] else "float32"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +16,9 @@ from nearfar.encoders import build_encoder, channels_last
 from nearfar.errors import InputError, did_you_mean
 from nearfar.heads import HeadLoss
 from nearfar.losses import LOSSES, Loss
-from nearfar.recipe import Recipe
+from nearfar.muon import Muon
+from nearfar.optim import Optimizer
+from nearfar.recipe import Recipe, TrainSection
 from nearfar.sampling import ClassBatches, Pairs, Sampler, Shuffle
 
 Made = TypeVar("Made")
@@ -165,3 +167,13 @@ def build_sampler(recipe: Recipe, labels: np.ndarray, *, seed: int, names: list[
 def first_batch(recipe: Recipe, train: ImageSet) -> Tensor:
     """As many images as a batch has, uint8 [B, C, H, W]."""
     return torch.from_numpy(train.images[np.arange(min(len(train), recipe.sampling.batch_size))])
+
+
+def build_optimizer(
+    section: TrainSection, encoder: Sequence[nn.Parameter], loss: Sequence[nn.Parameter] = ()
+) -> Optimizer | Muon:
+    """The recipe's optimiser, of the parameters of an encoder and of a loss."""
+    if section.optimizer != "muon":
+        return Optimizer(section, [*encoder, *loss])
+    matrices = [parameter for parameter in encoder if parameter.ndim > 1]
+    return Muon(section, matrices, [*(parameter for parameter in encoder if parameter.ndim < 2), *loss])

@@ -10,10 +10,10 @@ from typing import IO, Any, Protocol
 class Watcher(Protocol):
     """Who is told how training goes."""
 
-    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rate: float, left: float) -> None:
+    def step(self, epoch: int, epochs: float, step: int, steps: int, loss: float, rate: float, left: float) -> None:
         """Now and then: loss is the epoch's mean so far, rate in images a second, left in seconds."""
 
-    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+    def epoch(self, row: dict[str, Any], epochs: float) -> None:
         """After every epoch: the row of history.jsonl."""
 
     def note(self, message: str) -> None:
@@ -26,10 +26,10 @@ class Watcher(Protocol):
 class Silent:
     """A `Watcher` that passes warnings on to Python's and nothing else."""
 
-    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rate: float, left: float) -> None:
+    def step(self, epoch: int, epochs: float, step: int, steps: int, loss: float, rate: float, left: float) -> None:
         pass
 
-    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+    def epoch(self, row: dict[str, Any], epochs: float) -> None:
         pass
 
     def note(self, message: str) -> None:
@@ -61,14 +61,13 @@ class ProgressLine:
         self.stream = stream if stream is not None else sys.stderr
         self.live = self.stream.isatty()
 
-    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float, rate: float, left: float) -> None:
+    def step(self, epoch: int, epochs: float, step: int, steps: int, loss: float, rate: float, left: float) -> None:
         if self.live:
-            self._rewrite(
-                f"epoch {epoch}/{epochs}  {100 * step // steps:3d} %  loss {loss:.4f}  {rate:,.0f} images/s  {clock(left)} left"
-            )
+            share = f"{100 * step // steps:3d} %"
+            self._rewrite(f"epoch {epoch}/{epochs:g}  {share}  loss {loss:.4f}  {rate:,.0f} images/s  {clock(left)} left")
 
-    def epoch(self, row: dict[str, Any], epochs: int) -> None:
-        text = f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}  {row['images_per_second']:,.0f} images/s"
+    def epoch(self, row: dict[str, Any], epochs: float) -> None:
+        text = f"epoch {row['epoch']:g}/{epochs:g}  loss {row['loss']:.4f}  {row['images_per_second']:,.0f} images/s"
         for name, value in row.get("validation", {}).items():
             if name in ("loss", "knn_accuracy", "pair_accuracy", "head_accuracy"):
                 text += f"  validation {name.replace('_', ' ').replace('knn', 'k-NN')} {value:.4f}"

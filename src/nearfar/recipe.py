@@ -73,11 +73,12 @@ class TrainSection:
     """What is learned, the optimiser and its schedule."""
 
     mode: Literal["embedding", "linear", "finetune"] = "embedding"  # on a run's encoder: a linear head, or both together
-    epochs: int = 10
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    epochs: float = 10.0  # passes over the images; 2.5: the last one ends in its middle
+    optimizer: Literal["adam", "adamw", "sgd", "muon"] = "adam"
     learning_rate: float = 1e-3
+    vector_rate: float = 3e-3  # muon: the highest rate of what is not a matrix, and of the loss's own parameters
     weight_decay: float = 0.0
-    momentum: float = 0.9  # sgd
+    momentum: float = 0.9  # sgd, muon
     beta2: float = 0.999  # adam, adamw: decay of the second moment
     schedule: Literal["constant", "step", "exponential", "one-cycle"] = "constant"
     step_epochs: int = 1  # step: the rate is multiplied by `factor` every so many epochs
@@ -92,8 +93,8 @@ class TrainSection:
     checkpoint_seconds: float = 60.0  # a checkpoint at least this often, besides every epoch's end
 
     def __post_init__(self) -> None:
-        _check("train.epochs", self.epochs, self.epochs >= 1, "a positive whole number")
-        _check("train.learning_rate", self.learning_rate, self.learning_rate > 0, "a positive number")
+        for name in ("epochs", "learning_rate", "vector_rate"):
+            _check(f"train.{name}", getattr(self, name), getattr(self, name) > 0, "a positive number")
         _check("train.weight_decay", self.weight_decay, self.weight_decay >= 0, "zero or a positive number")
         _check("train.momentum", self.momentum, 0 <= self.momentum < 1, "from 0 up to, not including, 1")
         _check("train.beta2", self.beta2, 0 < self.beta2 < 1, "between 0 and 1")

@@ -30,8 +30,9 @@ from nearfar.health import batch_figures, diagnose, embedding_figures, measured_
 from nearfar.inference import embed as embed_all
 from nearfar.losses import Loss
 from nearfar.memory import keep_freed_memory, step_memory
-from nearfar.optim import build_optimizer, fastest_precision, learning_rate, update_average
-from nearfar.parts import begin_encoder, build, build_loss, build_sampler, first_batch, training_labels
+from nearfar.optim import learning_rate, update_average
+from nearfar.parts import begin_encoder, build, build_loss, build_optimizer, build_sampler, first_batch, training_labels
+from nearfar.precision import choose_precision
 from nearfar.progress import Silent, Speed, Watcher
 from nearfar.recipe import Recipe
 from nearfar.sampling import Batch
@@ -108,7 +109,7 @@ def fit(
     frozen = recipe.train.mode == "linear"  # then every image is embedded once, as it is, and only the head learns
     learned = [*loss.parameters()] if frozen else [*encoder.parameters(), *loss.parameters()]
     augment = build("augment", Augment, recipe.augment)
-    optimizer = build_optimizer(recipe.train, learned)
+    optimizer = build_optimizer(recipe.train, [] if frozen else [*encoder.parameters()], [*loss.parameters()])
     trained = nn.ModuleList([encoder, loss])
     average = copy.deepcopy(trained) if recipe.train.average else None
     modules = {"encoder": encoder, "loss": loss} | ({"average": average} if average is not None else {})
@@ -119,15 +120,16 @@ def fit(
         kept = load_checkpoint(checkpoint, modules, optimizer)  # an earlier nearfar's may hold other things too
         position = Position(**{key: value for key, value in kept.items() if key in vars(Position())})
     elif position.precision == "auto":
-        position.precision = fastest_precision(
-            encoder, normalize(first_batch(recipe, train).to(device), mean, std, channels_last=True)
-        )
+        pixels = first_batch(recipe, train).to(device)
+        position.precision, why = choose_precision(encoder, normalize(pixels, mean, std, channels_last=True))
+        watcher.note(why)
     points = torch.from_numpy(embed_all(encoder, train, recipe.data, device=device)).to(device) if frozen else None
     held = embed_all(encoder, validation, recipe.data, device=device) if frozen and validation is not None else None
     before, saved, here = position.seconds, time.perf_counter(), 0
     generator = torch.Generator()
     total = torch.tensor(position.loss_sum, dtype=torch.float64, device=device)
-    epochs, steps = recipe.train.epochs, len(sampler.epoch(0))
+    epochs, whole = recipe.train.epochs, len(sampler.epoch(0))
+    all_steps = max(1, round(epochs * whole))
 
     def elapsed() -> float:
         return before + time.perf_counter() - started
@@ -179,15 +181,16 @@ def fit(
     if points is None:
         watcher.note(_memory_line(recipe, encoder, loss, forward, first_batch(recipe, train).to(device), images, len(classes)))
     with torch.random.fork_rng(devices=[]), deferred_interrupts() as interrupted:
-        for epoch in range(position.epoch, epochs):
-            plan = sampler.epoch(epoch)
+        for epoch in range(position.epoch, -(-all_steps // whole)):
+            plan = sampler.epoch(epoch).head(all_steps - epoch * whole)
+            steps = len(plan)
             encoder.train(not frozen)
             shown, speed = time.perf_counter(), Speed()
             for number in range(position.batch, steps):
-                step = epoch * steps + number
+                step = epoch * whole + number
                 reseed(mix(seed, 2 * step + 1), device)
                 generator.manual_seed(mix(seed, 2 * step + 2))
-                optimizer.rate = learning_rate(recipe.train, epoch, step, steps)
+                optimizer.rate = learning_rate(recipe.train, epoch, step, all_steps)
 
                 batch = plan.batch(number)
                 with _where(epoch, step, checkpoint):
@@ -207,7 +210,7 @@ def fit(
                 if now - shown > 0.2:
                     shown = now
                     mean_loss = _finite(float(total) / position.images, epoch, step, recipe, checkpoint)
-                    left = (now - started) / here * (epochs * steps - step - 1)
+                    left = (now - started) / here * (all_steps - step - 1)
                     watcher.step(epoch + 1, epochs, number + 1, steps, mean_loss, speed.value(), left)
                 if number + 1 < steps and (interrupted() or now - saved > recipe.train.checkpoint_seconds):
                     _finite(float(total), epoch, step, recipe, checkpoint)
@@ -218,7 +221,7 @@ def fit(
 
             mean_loss = _finite(float(total) / max(1, position.images), epoch, step, recipe, checkpoint)
             row: dict[str, Any] = {
-                "epoch": epoch + 1,
+                "epoch": epoch + 1 if steps == whole else epoch + steps / whole,
                 "loss": mean_loss,
                 "learning_rate": optimizer.rate,
                 "spread": position.health["spread"],
@@ -240,7 +243,7 @@ def fit(
                 on_epoch(position.history)
             save()
             saved = time.perf_counter()
-            if interrupted() and epoch + 1 < epochs:
+            if interrupted() and step + 1 < all_steps:
                 raise KeyboardInterrupt
 
     final, by = trained if average is None else average

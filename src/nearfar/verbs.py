@@ -35,7 +35,7 @@ def train(
     start: str | Path | None = None,
     out: str | Path | None = None,
     seed: int = 0,
-    epochs: int | None = None,
+    epochs: float | None = None,
     unseen: str | float | Sequence[str] | None = None,
     device: str = "auto",
     changes: Mapping[str, Any] | None = None,

@@ -64,7 +64,7 @@ def compare(
     recipes: str,
     seeds: int = 3,
     fractions: str = "1",
-    epochs: int | None = None,
+    epochs: float | None = None,
     seconds: float | None = None,
     out: Path | None = None,
     settings: Settings = (),

@@ -20,7 +20,7 @@ def train(
     start: Annotated[Path | None, Parameter(name="--from")] = None,
     out: Path | None = None,
     seed: int = 0,
-    epochs: int | None = None,
+    epochs: float | None = None,
     unseen: str | None = None,
     device: Device = "auto",
     settings: Settings = (),

@@ -7,9 +7,11 @@ Knows shapes of images, never labels, losses or files. An encoder is an ``nn.Mod
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nearfar.encoders.fuse import fuse
@@ -56,23 +58,67 @@ class UnitNorm(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A net and what is done to its output: float32 at least, unit rows if asked for."""
+    """A net and what is done to its output: float32 at least, unit rows if asked for.
 
-    def __init__(self, net: nn.Module, *, normalize: bool) -> None:
+    In eval mode the embedding may be the mean over several views of the image (test-time augmentation), taken after each
+    was brought to unit length, and brought to it again. Training sees the image alone.
+    """
+
+    def __init__(self, net: nn.Module, *, normalize: bool, tta: Sequence[str] = ()) -> None:
+        """Args:
+            net: float [B, C, H, W] to [B, D].
+            normalize: divide each embedding by its length.
+            tta: views besides the image: "mirror" left to right, "shift" by one pixel up, down, left and right; both: of
+                the mirrored image too.
+
+        Raises:
+            InputError: a value is not usable.
+        """
         super().__init__()
         if not isinstance(normalize, bool):
             raise InputError(f"encoder.normalize is {normalize!r}; expected true or false")
+        if isinstance(tta, str) or not isinstance(tta, Sequence):
+            raise InputError(f"encoder.tta is {tta!r}; expected a list of views, e.g. ['mirror']")
+        for name in tta:
+            if name not in _VIEWS:
+                raise InputError(f"encoder.tta has an unknown view {name!r}{did_you_mean(str(name), _VIEWS)}")
         self.net = net
         self.unit: nn.Module = UnitNorm() if normalize else nn.Identity()
+        self.tta = tuple(tta)
 
     @property
     def normalize(self) -> bool:
         return isinstance(self.unit, UnitNorm)
 
     def forward(self, x: Tensor) -> Tensor:
+        z = self._one(x)
+        if self.training or not self.tta:
+            return z
+        views = [x]
+        for name in self.tta:
+            views += [view for one in views for view in _VIEWS[name](one)]
+        for view in views[1:]:
+            z = z + self._one(view)
+        return self.unit(z / len(views))
+
+    def _one(self, x: Tensor) -> Tensor:
         z = self.net(x)
         # Losses and unit lengths are computed in float32 also where the net ran in half precision.
         return self.unit(z.float() if z.dtype in (torch.bfloat16, torch.float16) else z)
+
+
+def _mirror(x: Tensor) -> list[Tensor]:
+    return [x.flip(3)]
+
+
+def _shift(x: Tensor) -> list[Tensor]:
+    """The image one pixel up, down, left and right; what comes into view repeats the border."""
+    height, width = x.shape[2:]
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    return [padded[:, :, top : top + height, left : left + width] for top, left in ((2, 1), (0, 1), (1, 2), (1, 0))]
+
+
+_VIEWS: dict[str, Callable[[Tensor], list[Tensor]]] = {"mirror": _mirror, "shift": _shift}
 
 
 def channels_last(encoder: nn.Module) -> nn.Module:
@@ -81,7 +127,15 @@ def channels_last(encoder: nn.Module) -> nn.Module:
     return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def build_encoder(kind: str, *, channels: int, size: tuple[int, int], normalize: bool = True, **params: Any) -> Encoder:
+def build_encoder(
+    kind: str,
+    *,
+    channels: int,
+    size: tuple[int, int],
+    normalize: bool = True,
+    tta: Sequence[str] = (),
+    **params: Any,
+) -> Encoder:
     """Build the encoder ``kind`` for images of ``channels`` and ``size`` (H, W).
 
     Args:
@@ -89,6 +143,7 @@ def build_encoder(kind: str, *, channels: int, size: tuple[int, int], normalize:
         channels: of the images.
         size: (height, width) of the images.
         normalize: divide each embedding by its length.
+        tta: views of the image that its embedding is the mean of in eval mode, as `Encoder` has it.
         params: the encoder's own arguments, by name.
 
     Returns:
@@ -103,4 +158,4 @@ def build_encoder(kind: str, *, channels: int, size: tuple[int, int], normalize:
     for name in params:
         if name not in known:
             raise InputError(f"encoder {kind!r} has no parameter {name!r}{did_you_mean(name, known)}")
-    return Encoder(ENCODERS[kind](channels=channels, size=size, **params), normalize=normalize)
+    return Encoder(ENCODERS[kind](channels=channels, size=size, **params), normalize=normalize, tta=tta)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nearfar.encoders.checks import check_integer, check_integers, check_number, check_size, shrink
 from nearfar.encoders.dropout import Dropout
+from nearfar.encoders.flatten import Flatten
 from nearfar.encoders.norm import BatchNorm
 
 
@@ -46,7 +47,7 @@ class Conv5(nn.Module):
             ]
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(
-            nn.Flatten(),
+            Flatten(),
             nn.Linear(filters[-1] * height * width, check_integer("hidden", hidden)),
             nn.ReLU(inplace=True),
             Dropout(dropout),
@@ -71,7 +72,7 @@ class MLP(nn.Module):
         super().__init__()
         height, width = check_size(size)
         hidden = check_integers("hidden", hidden)
-        layers: list[nn.Module] = [nn.Flatten()]
+        layers: list[nn.Module] = [Flatten()]
         for inputs, outputs in zip((check_integer("channels", channels) * height * width, *hidden), hidden, strict=False):
             layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], check_integer("dim", dim)))
@@ -107,7 +108,7 @@ class Conv2(nn.Module):
         for inputs, outputs in zip((channels, *filters), filters, strict=False):
             layers += [nn.Conv2d(inputs, outputs, kernel), nn.MaxPool2d(2), nn.ReLU(inplace=True), Dropout(dropout)]
         self.features = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(filters[-1], check_integer("dim", dim)))
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), Flatten(), nn.Linear(filters[-1], check_integer("dim", dim)))
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
@@ -143,7 +144,7 @@ class Conv3(nn.Module):
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers, nn.Conv2d(filters[-1], 1, 3, padding=1), nn.ReLU(inplace=True))
         pixels = height * width
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(pixels, pixels), nn.Linear(pixels, check_integer("dim", dim)))
+        self.head = nn.Sequential(Flatten(), nn.Linear(pixels, pixels), nn.Linear(pixels, check_integer("dim", dim)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
@@ -168,7 +169,7 @@ class ResidualMLP(nn.Module):
         check_integer("width", width)
         widths = check_integers("blocks", (width,) * check_integer("blocks", blocks) if isinstance(blocks, int) else blocks)
         check_number("slope", slope, least=0, below=1)
-        self.stem = nn.Sequential(nn.Flatten(), nn.Linear(check_integer("channels", channels) * height * columns, width))
+        self.stem = nn.Sequential(Flatten(), nn.Linear(check_integer("channels", channels) * height * columns, width))
         self.blocks = nn.Sequential(*(_PreNormBlock(a, b, slope) for a, b in zip((width, *widths), widths, strict=False)))
         self.head = nn.Linear(widths[-1], check_integer("dim", dim))
 

@@ -8,18 +8,25 @@ from torch import Tensor, nn
 
 from nearfar.encoders.checks import check_integer, check_integers, check_number, check_size
 from nearfar.encoders.dropout import Dropout
+from nearfar.encoders.flatten import Flatten
 from nearfar.encoders.norm import BatchNorm
 from nearfar.errors import InputError
 
-_POOLS: dict[str, type[nn.Module]] = {"max": nn.AdaptiveMaxPool2d, "average": nn.AdaptiveAvgPool2d}
+_POOLS: dict[str, type[nn.Module] | None] = {"max": nn.AdaptiveMaxPool2d, "average": nn.AdaptiveAvgPool2d, "none": None}
 
 
 class SmallResNet(nn.Module):
-    """A strided 5x5 stem, then stages that halve the maps and end in residual blocks (He et al. 2016); global pooling, linear.
+    """A stem that halves the image, stages that halve the maps and end in residual blocks (He et al. 2016); pooling, linear.
 
     Time on a CPU goes where maps are large, so nothing is computed at the full size of the image but the stem's own
-    strided convolution, and residual blocks start behind the second halving. Within a stage the pooling comes straight
-    after the convolution: batch norm and ReLU, which only move memory, then see a quarter of the pixels.
+    convolution, and residual blocks start behind the second halving. Within a stage the pooling comes straight after the
+    convolution: batch norm and ReLU, which only move memory, then see a quarter of the pixels.
+
+    A strided stem of 5 x 5 is the cheapest; one that looks at every pixel and keeps the largest of four ("pool") sees
+    texture that the strided one steps over: worth a point of 10-NN accuracy on Fashion-MNIST.
+
+    For small images whose subject fills them, ``pool="none"`` keeps where things are, and ``padding=0`` leaves the empty
+    border out: the stages' convolutions then see 12 x 12 and 6 x 6 pixels of an image of 28 x 28 instead of 14 x 14 and 7 x 7.
     """
 
     def __init__(
@@ -32,6 +39,10 @@ class SmallResNet(nn.Module):
         dim: int = 64,
         dropout: float = 0.0,
         pool: str = "max",
+        stem: str = "stride",
+        kernel: int = 5,
+        padding: int = 1,
+        halvings: int | None = None,
     ) -> None:
         """Args:
             channels: of the images.
@@ -40,7 +51,11 @@ class SmallResNet(nn.Module):
             blocks: residual blocks at the end of every stage after the stem; or a list, one number for each width.
             dim: length of the embedding.
             dropout: share of the pooled features that is dropped in training.
-            pool: what makes one vector of the last maps, 'max' or 'average'.
+            pool: what makes one vector of the last maps: 'max' or 'average' of each, or 'none', their pixels side by side.
+            stem: how the stem halves the image: by a 'stride' of two, or by max-pooling, 'pool'.
+            kernel: side of the stem's kernel, odd.
+            padding: pixels of zero around the maps, 0 or 1, in the convolutions that lead from one stage to the next.
+            halvings: how many of the stages after the stem halve the maps, the first ones; None: all.
 
         Raises:
             InputError: a value is not usable, or the images are too small.
@@ -51,30 +66,46 @@ class SmallResNet(nn.Module):
         counts = _count_blocks(blocks, len(widths))
         check_number("dropout", dropout, least=0, below=1)
         if pool not in _POOLS:
-            raise InputError(f"encoder.pool is {pool!r}; expected 'max' or 'average'")
-        least = 2 ** len(widths)
-        if min(check_size(size)) < least:
+            raise InputError(f"encoder.pool is {pool!r}; expected 'max', 'average' or 'none'")
+        if stem not in ("stride", "pool"):
+            raise InputError(f"encoder.stem is {stem!r}; expected 'stride' or 'pool'")
+        if check_integer("kernel", kernel) % 2 == 0:
+            raise InputError(f"encoder.kernel is {kernel}; expected an odd number")
+        if check_integer("padding", padding, least=0) > 1:
+            raise InputError(f"encoder.padding is {padding}; expected 0 or 1")
+        stages = len(widths) - 1
+        halved = stages if halvings is None else min(stages, check_integer("halvings", halvings, least=0))
+        height, width = check_size(size)
+        least = _least_size(stages, halved, padding)
+        if min(height, width) < least:
             raise InputError(
-                f"images of {size[0]} x {size[1]} pixels are too small for encoder 'resnet' with {len(widths)} widths, "
+                f"images of {height} x {width} pixels are too small for encoder 'resnet' with {len(widths)} widths, "
                 f"which needs at least {least} x {least}; resize them or give fewer widths"
             )
+        stride = 2 if stem == "stride" else 1
         layers: list[nn.Module] = [
-            nn.Conv2d(channels, widths[0], 5, stride=2, padding=2, bias=False),
+            nn.Conv2d(channels, widths[0], kernel, stride=stride, padding=kernel // 2, bias=False),
+            *([nn.MaxPool2d(2)] if stem == "pool" else []),
             BatchNorm(widths[0]),
             nn.ReLU(),
             *(_Block(widths[0]) for _ in range(counts[0])),
         ]
-        for inputs, outputs, count in zip(widths, widths[1:], counts[1:], strict=False):
-            layers += [
-                nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-                nn.MaxPool2d(2),
-                BatchNorm(outputs),
-                nn.ReLU(),
-                *(_Block(outputs) for _ in range(count)),
-            ]
+        height, width = ((side + 1) // 2 if stem == "stride" else side // 2 for side in (height, width))
+        for stage, (inputs, outputs, count) in enumerate(zip(widths, widths[1:], counts[1:], strict=False)):
+            layers.append(nn.Conv2d(inputs, outputs, 3, padding=padding, bias=False))
+            height, width = height + 2 * padding - 2, width + 2 * padding - 2
+            if stage < halved:
+                layers.append(nn.MaxPool2d(2))
+                height, width = height // 2, width // 2
+            layers += [BatchNorm(outputs), nn.ReLU(), *(_Block(outputs) for _ in range(count))]
         self.features = nn.Sequential(*layers)
+        pooling = _POOLS[pool]
+        features = widths[-1] * (height * width if pooling is None else 1)
         self.head = nn.Sequential(
-            _POOLS[pool](1), nn.Flatten(), Dropout(dropout), nn.Linear(widths[-1], check_integer("dim", dim))
+            nn.Identity() if pooling is None else pooling(1),
+            Flatten(),
+            Dropout(dropout),
+            nn.Linear(features, check_integer("dim", dim)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,3 +136,11 @@ def _count_blocks(blocks: int | Sequence[int], stages: int) -> tuple[int, ...]:
     if not isinstance(blocks, list | tuple) or len(blocks) != stages:
         raise InputError(f"encoder.blocks is {blocks!r}; expected a whole number or {stages} of them, one for each width")
     return tuple(check_integer("blocks", count, least=0) for count in blocks)
+
+
+def _least_size(stages: int, halved: int, padding: int) -> int:
+    """The smallest side of an image of which something is left behind all stages."""
+    side = 1
+    for stage in reversed(range(stages)):
+        side = side * (2 if stage < halved else 1) + 2 - 2 * padding
+    return 2 * side

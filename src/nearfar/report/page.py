@@ -179,7 +179,7 @@ def _trained(content: Content) -> str:
         (
             "Optimiser",
             f"{code(train['optimizer'])}, learning rate {train['learning_rate']:g}, {text(train['schedule'])} schedule, "
-            f"{train['epochs']} epoch{'s' * (train['epochs'] != 1)}",
+            f"{train['epochs']:g} epoch{'s' * (train['epochs'] != 1)}",
         ),
         *([("Began with", f"the encoder of the run {code(start.get('run'))}")] if isinstance(start, Mapping) else []),
         ("Near and far by", f"{recipe['evaluate']['metric']} {'distance' * (recipe['evaluate']['metric'] == 'euclidean')}"),

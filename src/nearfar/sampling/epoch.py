@@ -33,6 +33,12 @@ class Epoch:
         """The number of batches; the last one may be short."""
         return -(-len(self.rows) // self.batch_size)
 
+    def head(self, batches: int) -> Epoch:
+        """The first so many batches of it."""
+        cut = slice(batches * self.batch_size)
+        partners = None if self.partners is None else self.partners[cut]
+        return Epoch(self.rows[cut], partners, None if self.same is None else self.same[cut], self.batch_size)
+
     def batch(self, i: int, rank: int = 0, world: int = 1) -> Batch:
         """Return batch ``i``, or the part of it that belongs to process ``rank`` of ``world``.
 

@@ -1,0 +1,208 @@
+"""How long the recipes take to an accuracy, each training in a process of its own; plain loops and embedding beside it.
+
+    python benchmarks/recipes.py [--seeds 5] [--only goals plain embedding] [--goals NAME ...] [--out FOLDER]
+
+``goals``: `nearfar train` on all training images, seeds 0, 1, ..., judged on the official test images by 10-NN accuracy.
+Seconds are those of training, without reading the cached files; memory is the peak of the whole process, which also embeds
+70,000 images, searches and draws. ``plain``: the same encoder and loss in a loop as tutorials write it, and as the examples
+of pytorch-metric-learning do, for one epoch. ``embedding``: images a second through the encoder of system A.
+
+Finished runs in ``--out`` are used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from plain import Images, knn_accuracy
+from torch.utils.data import DataLoader
+
+import nearfar as nf
+from nearfar.encoders import build_encoder
+from nearfar.files import write_json
+from nearfar.inference import embed
+from nearfar.recipe import load_recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """An accuracy that a recipe should reach in some seconds."""
+
+    name: str
+    data: str
+    recipe: str
+    epochs: float | None  # None: the recipe's
+    accuracy: float  # percent, 10-NN on the test images
+    seconds: float
+
+
+GOALS = [
+    Goal(name="mnist-99.12", data="mnist", recipe="mnist-fast", epochs=0.4, accuracy=99.12, seconds=2),
+    Goal(name="mnist-99.6", data="mnist", recipe="mnist-fast", epochs=None, accuracy=99.6, seconds=25),
+    Goal(name="fashion-90", data="fashion-mnist", recipe="fashion-fast", epochs=1, accuracy=90, seconds=30),
+    Goal(name="fashion-93.5", data="fashion-mnist", recipe="fashion-fast", epochs=None, accuracy=93.5, seconds=300),
+    Goal(name="mnist-99.75", data="mnist", recipe="mnist-best", epochs=None, accuracy=99.75, seconds=600),
+    Goal(name="fashion-95", data="fashion-mnist", recipe="fashion-best", epochs=None, accuracy=95, seconds=3600),
+]
+
+
+def train(goal: Goal, seed: int, out: Path) -> dict[str, Any]:
+    """Run `nearfar train` once, or read what it left; its figures and the peak memory of the process."""
+    run, notes = out / f"{goal.name}-{seed}", out / f"{goal.name}-{seed}.json"
+    if not notes.exists():
+        command = [sys.executable, "-m", "nearfar", "train", goal.data, "--recipe", goal.recipe, "--seed", str(seed)]
+        command += ["--out", str(run)] + ([] if goal.epochs is None else ["--epochs", str(goal.epochs)])
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        _, said = process.communicate()
+        if process.returncode:
+            raise SystemExit(said.decode())
+        metrics = json.loads((run / "metrics.json").read_text())
+        figures = {
+            "accuracy": 100 * metrics["classification"]["accuracy"],
+            "one_nn": 100 * metrics["classification"]["one_nn_accuracy"],
+            "seconds": metrics["timing"]["train_seconds"],
+            "peak_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,  # the largest child so far
+        }
+        write_json(notes, figures)
+    kept: dict[str, Any] = json.loads(notes.read_text())
+    return kept
+
+
+def goals(names: list[str], seeds: int, out: Path) -> None:
+    """A line for every goal: medians and ranges over the seeds."""
+    print(
+        f"{'goal':14} {'wanted':>16} {'10-NN':>7} {'lowest..highest':>16} {'1-NN':>7} {'seconds':>8} {'range':>14} {'peak':>9}"
+    )
+    for goal in GOALS:
+        if goal.name not in names:
+            continue
+        runs = [train(goal, seed, out) for seed in range(seeds)]
+        of = {key: [run[key] for run in runs] for key in runs[0]}
+        middle = {key: statistics.median(values) for key, values in of.items()}
+        reached = middle["accuracy"] >= goal.accuracy and middle["seconds"] <= goal.seconds
+        print(
+            f"{goal.name:14} {goal.accuracy:7.2f} in {goal.seconds:4.0f} s {middle['accuracy']:7.2f} "
+            f"{min(of['accuracy']):7.2f}..{max(of['accuracy']):7.2f} {middle['one_nn']:7.2f} {middle['seconds']:8.2f} "
+            f"{min(of['seconds']):6.2f}..{max(of['seconds']):6.2f} {min(of['peak_mib']):5.0f} MiB"
+            f"  {'reached' if reached else 'missed'}",
+            flush=True,
+        )
+
+
+def plain(recipe_name: str, rounds: int) -> None:
+    """One epoch of MNIST: ours, a tutorial's loop, and the loop of pytorch-metric-learning's examples, in turns."""
+    from pytorch_metric_learning.losses import SupConLoss
+
+    recipe = load_recipe(recipe_name, {"train.epochs": 1.0})
+    full, test = nf.load_images("mnist", split="train"), nf.load_images("mnist", split="test")
+    images, labels = np.asarray(full.images), full.require_labels()
+
+    def loop(loss: Any, seed: int) -> tuple[float, float]:
+        torch.manual_seed(seed)
+        data = Images(images, labels, 0.5, 0.5)
+        start = time.perf_counter()
+        model = build_encoder(recipe.encoder.kind, channels=1, size=(28, 28), **recipe.encoder.params).train()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        for pixels, answers in DataLoader(data, batch_size=128, shuffle=True):
+            value = loss(model(pixels), answers)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+        seconds = time.perf_counter() - start
+        queries = Images(np.asarray(test.images), test.require_labels(), 0.5, 0.5)
+        return seconds, 100 * knn_accuracy(model, data, queries, 10)
+
+    def ours(seed: int) -> tuple[float, float]:
+        fitted = nf.Embedder(recipe=recipe, seed=seed).fit(full)
+        figures = nf.evaluate(fitted, gallery=full, queries=test, k=10)
+        return figures["timing"]["train_seconds"], 100 * figures["classification"]["accuracy"]
+
+    version = importlib.metadata.version("pytorch-metric-learning")
+    sides = {
+        f"nearfar {recipe_name}": ours,
+        "a tutorial's loop": lambda seed: loop(nf.losses.SupConLoss(temperature=0.1), seed),
+        f"pytorch-metric-learning {version}": lambda seed: loop(SupConLoss(temperature=0.1), seed),
+    }
+    results: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    for seed in range(rounds):
+        for name, side in sides.items():
+            results[name].append(side(seed))
+    least = statistics.median(seconds for seconds, _ in results[f"nearfar {recipe_name}"])
+    for name, values in results.items():
+        seconds, accuracy = (statistics.median(column) for column in zip(*values, strict=True))
+        print(f"{name:34} one epoch {seconds:6.2f} s  {seconds / least:5.1f} times ours  10-NN {accuracy:.2f} %", flush=True)
+
+
+def embedding(rounds: int) -> None:
+    """Images a second through system A's encoder: a DataLoader and no_grad against ours, in turns."""
+    full = nf.load_images("mnist", split="train")
+    recipe = load_recipe("cosine-pairs")
+    torch.manual_seed(0)
+    model = build_encoder(recipe.encoder.kind, channels=1, size=(28, 28), **recipe.encoder.params).eval()
+    data = Images(np.asarray(full.images), full.require_labels(), 0.5, 0.5)
+
+    def theirs() -> np.ndarray:
+        with torch.no_grad():
+            return torch.cat([model(pixels) for pixels, _ in DataLoader(data, batch_size=64)]).numpy()
+
+    def own() -> np.ndarray:
+        return embed(model, full, recipe.data)
+
+    times: dict[str, list[float]] = {"plain": [], "ours": []}
+    found: dict[str, np.ndarray] = {}
+    for _ in range(rounds):
+        for name, side in (("plain", theirs), ("ours", own)):
+            start = time.perf_counter()
+            found[name] = side()
+            times[name].append(time.perf_counter() - start)
+    plain_seconds, own_seconds = (statistics.median(times[name]) for name in ("plain", "ours"))
+    nearest = {name: _nearest(z) for name, z in found.items()}
+    agreement = float((nearest["plain"] == nearest["ours"]).mean())
+    print(
+        f"embedding, encoder of system A: plain {len(full) / plain_seconds:,.0f} images/s, ours "
+        f"{len(full) / own_seconds:,.0f} images/s, {plain_seconds / own_seconds:.1f} times; the nearest neighbour is the same "
+        f"for {100 * agreement:.2f} % of 2,000"
+    )
+
+
+def _nearest(z: np.ndarray) -> np.ndarray:
+    index = nf.NeighborIndex(metric="cosine", backend="exact").fit(z)
+    return np.asarray(index.search(z[:2000], k=2)[1][:, 1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", default=["goals", "plain", "embedding"], choices=["goals", "plain", "embedding"])
+    parser.add_argument("--goals", nargs="+", default=[goal.name for goal in GOALS], choices=[goal.name for goal in GOALS])
+    parser.add_argument("--out", type=Path, default=Path("runs/speed"))
+    options = parser.parse_args()
+    capability = torch.backends.cpu.get_cpu_capability()
+    print(
+        f"nearfar {nf.__version__}, PyTorch {torch.__version__}, {torch.get_num_threads()} threads, {capability}, "
+        f"{platform.system()} {platform.machine()}"
+    )
+    if "embedding" in options.only:
+        embedding(options.seeds)
+    if "plain" in options.only:
+        plain("mnist-fast", options.seeds)
+    if "goals" in options.only:
+        options.out.mkdir(parents=True, exist_ok=True)
+        goals(options.goals, options.seeds, options.out)
+
+
+if __name__ == "__main__":
+    main()
