@@ -43,6 +43,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("resnet", {"widths": (4, 6), "blocks": (1, 2), "dim": 5, "pool": "average", "dropout": 0.2}),
     ("resnet", {"widths": (4, 6, 8), "blocks": 0, "dim": 5, "pool": "none", "padding": 0, "halvings": 1}),
     ("resnet", {"widths": (4, 6, 8), "dim": 5, "stem": "pool", "kernel": 3, "halvings": 1}),
+    ("resnet", {"widths": (5, 6), "dim": 5, "stem": "deep", "kernel": 3}),
 ]
 IDS = [f"{kind}-{i}" for i, (kind, _) in enumerate(VARIANTS)]
 each = pytest.mark.parametrize(("kind", "params"), VARIANTS, ids=IDS)
@@ -377,7 +378,7 @@ def test_a_summary_of_the_wrong_shape() -> None:
         ("resnet", {"blocks": "2"}, "encoder.blocks is '2'"),
         ("resnet", {"blocks": -1}, "encoder.blocks is -1; expected a whole number of at least 0"),
         ("resnet", {"pool": "mean"}, "encoder.pool is 'mean'; expected 'max', 'average' or 'none'"),
-        ("resnet", {"stem": "max"}, "encoder.stem is 'max'; expected 'stride' or 'pool'"),
+        ("resnet", {"stem": "max"}, "encoder.stem is 'max'; expected 'stride', 'pool' or 'deep'"),
         ("resnet", {"kernel": 4}, "encoder.kernel is 4; expected an odd number"),
         ("resnet", {"padding": 2}, "encoder.padding is 2; expected 0 or 1"),
         ("resnet", {"halvings": -1}, "encoder.halvings is -1; expected a whole number of at least 0"),

@@ -27,6 +27,7 @@ def encoder(dim: int = 4) -> torch.nn.Module:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NEARFAR_DATA", str(tmp_path / "cache"))
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: True)
     return tmp_path / "cache" / "precision.json"
 
 
@@ -69,6 +70,15 @@ def test_a_damaged_memory_is_measured_anew(home: Path, measured: list[int], text
     assert choose_precision(encoder(), IMAGES)[0] == "bfloat16"
     assert len(measured) == 2
     assert json.loads(home.read_text()) == {key: {"float32": 0.2, "bfloat16": 0.1}}
+
+
+def test_a_processor_without_bfloat16_is_not_measured(
+    home: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: False)
+    assert choose_precision(encoder(), IMAGES) == ("float32", "float32: this processor does not compute in bfloat16")
+    assert not measured
+    assert not home.exists()
 
 
 def test_where_nothing_can_be_written_it_is_measured_every_time(home: Path, measured: list[int]) -> None:

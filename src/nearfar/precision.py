@@ -21,11 +21,13 @@ from nearfar.files import write_json
 _TURNS, _SECONDS = 12, 0.5  # of a measurement: at most so many, and no new one after so long
 _WORTH = 0.85  # share of the time of float32 below which bfloat16 is taken
 _FILE = "precision.json"
+_NONE = "float32: this processor does not compute in bfloat16"
 
 
 def choose_precision(encoder: nn.Module, images: Tensor) -> tuple[str, str]:
     """ "float32" or "bfloat16", whichever ``encoder`` trains faster in here, and a line that says why.
 
+    A processor that would only imitate bfloat16, ten times slower, is not put to the test.
     What was measured is kept beside the fetched data, by machine, threads, version of PyTorch, encoder and batch; where
     nothing can be written it is measured anew every time.
 
@@ -33,6 +35,8 @@ def choose_precision(encoder: nn.Module, images: Tensor) -> tuple[str, str]:
         encoder: as it will be trained.
         images: a batch like those of training, float [B, C, H, W].
     """
+    if images.device.type == "cpu" and not has_bfloat16():
+        return "float32", _NONE
     path, key = cache.cache_folder() / _FILE, _key(encoder, images)
     known = _read(path)
     times = known.get(key)
@@ -48,6 +52,14 @@ def choose_precision(encoder: nn.Module, images: Tensor) -> tuple[str, str]:
         return "bfloat16", f"bfloat16: {gain:.1f} times as fast here as float32{earlier}"
     why = f"bfloat16 would be {gain:.1f} times as fast here{earlier}"
     return "float32", f"float32: {why}"
+
+
+def has_bfloat16() -> bool:
+    """Whether PyTorch's convolutions have kernels for bfloat16 on this processor; yes where it cannot say."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # not a public name; measuring then tells
+        return True
 
 
 def step_seconds(encoder: nn.Module, images: Tensor) -> dict[str, float]:

@@ -109,7 +109,8 @@ def test_building_says_how_good_the_index_is(caplog: pytest.LogCaptureFixture) -
     ]
     caplog.clear()
     poor = np.random.default_rng(2).normal(size=(5000, 60))
-    index = NeighborIndex(backend="annoy", options={"trees": 1, "search_k": 10}).fit(poor)
+    with caplog.at_level(logging.WARNING, logger="nearfar"):
+        index = NeighborIndex(backend="annoy", options={"trees": 1, "search_k": 10}).fit(poor)
     assert index.built["recall@10"] < 0.5
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "misses many neighbours" in caplog.text

@@ -195,23 +195,29 @@ def packed(b: Tensor) -> Tensor:
 def narrow_products(a: Tensor, b: Tensor, bias: Tensor) -> Tensor:
     """Return ``a @ b.T + bias`` of bfloat16 a [M, D] and b [N, D] and float32 bias [N], rounded once, to bfloat16 [M, N].
 
-    Only where ``has_narrow_products``. Sums are taken in float32.
+    Sums are taken in float32. Where not ``has_narrow_products``, so is everything else: as exact, but not fast.
     """
-    fast = _onednn_linear()
-    assert fast is not None
-    return fast(a, b, bias, "none", [], "")
+    fast = _onednn_narrow_linear()
+    if fast is not None:
+        return fast(a, b, bias, "none", [], "")
+    return torch.addmm(bias, a.float(), b.float().T).bfloat16()
+
+
+def has_narrow_products() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware, and PyTorch then adds a float32 bias before it rounds."""
+    return _onednn_narrow_linear() is not None
 
 
 @cache
-def has_narrow_products() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware, and PyTorch then adds a float32 bias before it rounds."""
+def _onednn_narrow_linear() -> Callable[..., Tensor] | None:
     # No public name says what the processor can do; without these the slower way is taken.
     able = any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    if not able or _onednn_linear() is None:
-        return False
+    linear = _onednn_linear()
+    if not able or linear is None:
+        return None
     one = torch.tensor([[-1.0, 0.0]], dtype=torch.bfloat16)
-    tiny = narrow_products(one, one.abs(), torch.tensor([1.0 + 2.0**-20]))
-    return bool(tiny == 2.0**-20)
+    tiny = linear(one, one.abs(), torch.tensor([1.0 + 2.0**-20]), "none", [], "")
+    return linear if bool(tiny == 2.0**-20) else None
 
 
 @cache
