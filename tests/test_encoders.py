@@ -407,7 +407,7 @@ def test_too_small_images_are_told_the_least_size(kind: str, least: int) -> None
         build(kind, small, size=(least - 1, 40))
 
 
-@pytest.mark.parametrize("stem", ["stride", "pool"])
+@pytest.mark.parametrize("stem", ["stride", "pool", "deep"])
 @pytest.mark.parametrize("padding", [0, 1])
 @pytest.mark.parametrize("halvings", [0, 1, 2, 3])
 def test_the_least_size_of_a_residual_net_is_told_and_works(padding: int, halvings: int, stem: str) -> None:

@@ -27,7 +27,7 @@ class SmallResNet(nn.Module):
     the pooling ("deep", as in ResNet-C; He et al. 2019) is worth half a point more, and costs as much as all that follows.
 
     For small images whose subject fills them, ``pool="none"`` keeps where things are, and ``padding=0`` leaves the empty
-    border out: the stages' convolutions then see 12 x 12 and 6 x 6 pixels of an image of 28 x 28 instead of 14 x 14 and 7 x 7.
+    border out: of an image of 28 x 28 they then make maps of 12 x 12, 5 x 5 and 1 x 1 instead of 14 x 14, 7 x 7 and 3 x 3.
     """
 
     def __init__(
@@ -56,7 +56,8 @@ class SmallResNet(nn.Module):
             stem: how the stem halves the image: by a 'stride' of two, or by max-pooling, 'pool', before which 'deep' has a
                 second convolution, the first one with half as many channels.
             kernel: side of the stem's kernel, odd.
-            padding: pixels of zero around the maps, 0 or 1, in the convolutions that lead from one stage to the next.
+            padding: 1 to fill up the maps with zeros so that the convolutions of the stem and between the stages keep their
+                size, 0 to let them shrink.
             halvings: how many of the stages after the stem halve the maps, the first ones; None: all.
 
         Raises:
@@ -78,26 +79,27 @@ class SmallResNet(nn.Module):
         stages = len(widths) - 1
         halved = stages if halvings is None else min(stages, check_integer("halvings", halvings, least=0))
         height, width = check_size(size)
-        least = _least_size(stages, halved, padding)
+        least = _least_size(stem, kernel, stages, halved, padding)
         if min(height, width) < least:
             raise InputError(
                 f"images of {height} x {width} pixels are too small for encoder 'resnet' with {len(widths)} widths, "
                 f"which needs at least {least} x {least}; resize them or give fewer widths"
             )
         layers: list[nn.Module] = []
+        border = kernel // 2 * padding
         if stem == "deep":
             half = max(1, widths[0] // 2)
-            layers += [nn.Conv2d(channels, half, kernel, padding=kernel // 2, bias=False), BatchNorm(half), nn.ReLU()]
+            layers += [nn.Conv2d(channels, half, kernel, padding=border, bias=False), BatchNorm(half), nn.ReLU()]
             channels = half
         stride = 2 if stem == "stride" else 1
         layers += [
-            nn.Conv2d(channels, widths[0], kernel, stride=stride, padding=kernel // 2, bias=False),
+            nn.Conv2d(channels, widths[0], kernel, stride=stride, padding=border, bias=False),
             *([] if stem == "stride" else [nn.MaxPool2d(2)]),
             BatchNorm(widths[0]),
             nn.ReLU(),
             *(_Block(widths[0]) for _ in range(counts[0])),
         ]
-        height, width = ((side + 1) // 2 if stem == "stride" else side // 2 for side in (height, width))
+        height, width = (_halved_by_stem(side, stem, kernel, padding) for side in (height, width))
         for stage, (inputs, outputs, count) in enumerate(zip(widths, widths[1:], counts[1:], strict=False)):
             layers.append(nn.Conv2d(inputs, outputs, 3, padding=padding, bias=False))
             height, width = height + 2 * padding - 2, width + 2 * padding - 2
@@ -145,9 +147,19 @@ def _count_blocks(blocks: int | Sequence[int], stages: int) -> tuple[int, ...]:
     return tuple(check_integer("blocks", count, least=0) for count in blocks)
 
 
-def _least_size(stages: int, halved: int, padding: int) -> int:
+def _halved_by_stem(side: int, stem: str, kernel: int, padding: int) -> int:
+    lost = (kernel - 1) * (1 - padding)
+    if stem == "stride":
+        return (side - lost + 1) // 2
+    return (side - lost * (2 if stem == "deep" else 1)) // 2
+
+
+def _least_size(stem: str, kernel: int, stages: int, halved: int, padding: int) -> int:
     """The smallest side of an image of which something is left behind all stages."""
     side = 1
     for stage in reversed(range(stages)):
         side = side * (2 if stage < halved else 1) + 2 - 2 * padding
-    return 2 * side
+    least = 2 * side
+    while _halved_by_stem(least, stem, kernel, padding) < side:
+        least += 1
+    return least
