@@ -72,9 +72,7 @@ def test_a_damaged_memory_is_measured_anew(home: Path, measured: list[int], text
     assert json.loads(home.read_text()) == {key: {"float32": 0.2, "bfloat16": 0.1}}
 
 
-def test_a_processor_without_bfloat16_is_not_measured(
-    home: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_processor_without_bfloat16_is_not_measured(home: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "has_bfloat16", lambda: False)
     assert choose_precision(encoder(), IMAGES) == ("float32", "float32: this processor does not compute in bfloat16")
     assert not measured

@@ -478,7 +478,7 @@ def test_any_text_and_number_survives_toml(text: str, number: float, flag: bool)
     ("name", "changes"),
     [
         ("mnist-fast", {}),
-        ("mnist-fast", {"train.epochs": 7, "data.validation": 0.1, "encoder.filters": [8, 8], "loss.temperature": 0.2}),
+        ("mnist-fast", {"train.epochs": 7, "data.validation": 0.1, "encoder.widths": [8, 8], "loss.temperature": 0.2}),
         ("siamese-verification", {"evaluate.threshold": None, "data.rows": 100}),
         ("images", {"data.unseen": ["a b", "c'd"]}),
     ],

@@ -1,0 +1,92 @@
+"""Accuracy over seconds of training: each recipe at several lengths, and the reference systems epoch by epoch.
+
+    python benchmarks/curves.py [--out FOLDER] [--picture FILE.png]
+
+Accuracy is that of the vote of 10 neighbours among 10,000 training images that were held out, so no test image is looked at.
+A recipe whose rate falls to zero at its end is worth nothing before it, and is trained anew for each point; the systems are
+measured after every epoch of one run. Seed 0; finished runs in ``--out`` are used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import nearfar as nf
+from nearfar.files import write_json
+from nearfar.plots import style
+from nearfar.recipe import load_recipe
+from nearfar.train import fit
+
+HELD = 10_000
+LENGTHS: dict[tuple[str, str], tuple[float, ...]] = {
+    ("mnist", "mnist-fast"): (0.1, 0.2, 0.35, 0.7, 1.4, 2.75),
+    ("mnist", "mnist-best"): (1, 3),
+    ("fashion-mnist", "fashion-fast"): (0.15, 0.3, 0.6, 1.5, 3),
+}
+EPOCHS: dict[tuple[str, str], int] = {  # of the systems, whose rates hardly change
+    ("mnist", "cosine-pairs"): 6,
+    ("mnist", "margin-plane"): 5,
+    ("mnist", "siamese-verification"): 2,
+    ("mnist", "decoupled"): 10,
+    ("fashion-mnist", "fashion-contrastive"): 5,
+    ("fashion-mnist", "fashion-cross-entropy"): 5,
+}
+
+
+def points(data: str, recipe_name: str, epochs: float, out: Path) -> list[tuple[float, float]]:
+    """Seconds and percent after each epoch of a run."""
+    path = out / f"{recipe_name}-{epochs:g}.json"
+    if not path.exists():
+        full = nf.load_images(data, split="train")
+        rows = np.random.default_rng(0).permutation(len(full))
+        changes: dict[str, Any] = {"train.epochs": epochs, "evaluate.k": 10, "evaluate.vote": "majority"}
+        fitted = fit(load_recipe(recipe_name, changes), full.subset(rows[HELD:]), full.subset(rows[:HELD]))
+        write_json(path, [(row["seconds"], 100 * row["validation"]["knn_accuracy"]) for row in fitted.history])
+    kept: list[tuple[float, float]] = [(seconds, percent) for seconds, percent in json.loads(path.read_text())]
+    return kept
+
+
+def draw(curves: dict[tuple[str, str], list[tuple[float, float]]], picture: Path) -> None:
+    """A panel for each data set; both axes spread the small: seconds, and the share that is wrong."""
+    sets = list(dict.fromkeys(data for data, _ in curves))
+    with style.plot_style():
+        figure = style.new_figure(style.WIDTH, 3.4)
+        for panel, data in enumerate(sets, start=1):
+            axes = figure.add_subplot(1, len(sets), panel)
+            own = {recipe: values for (of, recipe), values in curves.items() if of == data}
+            for number, (recipe, values) in enumerate(own.items()):
+                seconds, percent = zip(*values, strict=True)
+                axes.plot(seconds, [100 - value for value in percent], marker=style.MARKERS[number], ms=4, label=recipe)
+            axes.set(xscale="log", yscale="log", title=data, xlabel="seconds of training", ylabel="10-NN error (%)")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter(lambda value, _: f"{value:g}")
+                axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
+            axes.tick_params(axis="both", which="minor", labelsize=style.SMALL)
+            axes.grid(True, which="both")
+            axes.legend()
+        figure.savefig(picture)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/curves"))
+    parser.add_argument("--picture", type=Path, default=Path("docs/images/speed-curves.png"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    curves = {}
+    for (data, recipe), lengths in LENGTHS.items():
+        curves[data, recipe] = [points(data, recipe, epochs, options.out)[-1] for epochs in lengths]
+    for (data, recipe), epochs in EPOCHS.items():
+        curves[data, recipe] = points(data, recipe, epochs, options.out)
+    for (data, recipe), values in curves.items():
+        print(f"{data:14} {recipe:24}", "  ".join(f"{seconds:.1f} s {percent:.2f} %" for seconds, percent in values))
+    draw(curves, options.picture)
+
+
+if __name__ == "__main__":
+    main()
