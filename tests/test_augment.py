@@ -183,12 +183,21 @@ def test_affine_is_turn_slant_grow_and_move(fill: int) -> None:
         ({"degrees": 90}, lambda x: torch.rot90(x, -1, (2, 3))),
         ({"degrees": 180}, lambda x: torch.rot90(x, 2, (2, 3))),
         ({"translate": 0.25}, lambda x: torch.stack([moved(image, 2, 2, 0) for image in x])),
+        ({"elastic": 0.25}, lambda x: torch.stack([moved(image, -2, -2, 0) for image in x])),
     ],
 )
 def test_affine_at_its_limits(amounts: Any, wanted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(augment, "_uniform", lambda shape, generator, like: torch.ones(shape, dtype=like.dtype))
     x = images(height=8, width=8).double()
     torch.testing.assert_close(affine(x, seeded(), **amounts), wanted(x), atol=1e-9, rtol=0)
+
+
+def test_elastic_moves_the_points_of_its_grid_as_they_were_drawn() -> None:
+    down, right = (ramp.double().expand(6, 1, 9, 9) for ramp in (torch.arange(9)[:, None], torch.arange(9)))
+    _, drawn = augment._uniform((5, 6), g := seeded(3), down), augment._uniform((6, 2, 5, 5), g, down)
+    for axis, ramp in ((0, right), (1, down)):  # where a pixel comes from is what it shows
+        bent = affine(ramp, seeded(3), elastic=0.05)[:, 0, 2:7:2, 2:7:2]
+        torch.testing.assert_close(bent, ramp[:, 0, 2:7:2, 2:7:2] + 0.05 * 9 * drawn[:, axis, 1:4, 1:4], atol=1e-9, rtol=0)
 
 
 def test_affine_by_nothing_changes_nothing() -> None:
@@ -354,6 +363,7 @@ def test_each_part_alone_is_its_function(field: dataclasses.Field[Any]) -> None:
         ({"brightness": -0.1}, "augment.brightness is -0.1"),
         ({"contrast": "0.1"}, "augment.contrast is '0.1'"),
         ({"noise": float("nan")}, "augment.noise is nan"),
+        ({"elastic": -1}, "augment.elastic is -1; expected a number from 0 to 1"),
         ({"erase": 2}, "augment.erase is 2; expected a number from 0 to 1"),
         ({"fill": 256}, "augment.fill is 256; expected a whole number from 0 to 255"),
     ],

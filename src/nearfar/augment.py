@@ -23,11 +23,14 @@ _MOST = {
     "scale": (1, False),
     "shear": (90, False),
     "translate": (1, True),
+    "elastic": (1, True),
     "brightness": (1, True),
     "contrast": (1, True),
     "noise": (1, True),
     "erase": (1, True),
 }
+
+_POINTS = 5  # a side of the grid that bends images
 
 
 def flip(x: Tensor, generator: Generator) -> Tensor:
@@ -69,9 +72,10 @@ def affine(
     scale: float = 0.0,
     shear: float = 0.0,
     translate: float = 0.0,
+    elastic: float = 0.0,
     fill: int = 0,
 ) -> Tensor:
-    """Turn, enlarge, slant and move each image about its centre, in one bilinear interpolation.
+    """Turn, enlarge, slant, move and bend each image about its centre, in one bilinear interpolation.
 
     Args:
         x: [B, C, H, W].
@@ -80,6 +84,8 @@ def affine(
         scale: each image is enlarged by a uniform factor from 1 - scale to 1 + scale.
         shear: each image is slanted along its rows by a uniform angle from -shear to shear degrees.
         translate: each image is moved by a uniform share, from -translate to translate, of its height and width.
+        elastic: the points of a grid of 5 x 5 over the image are moved by uniform shares, from -elastic to elastic, of its
+            height and width, and all between them by bicubic interpolation (Ronneberger et al. 2015, with 3 x 3).
         fill: value of what comes into view, 0 to 255.
 
     Returns:
@@ -88,6 +94,7 @@ def affine(
     _check_batch(x)
     for name, amount in (("degrees", degrees), ("scale", scale), ("shear", shear), ("translate", translate)):
         _check_amount(name, amount)
+    _check_amount("elastic", elastic)
     _check_whole("fill", fill, most=255)
     x = _to_float(x)
     batch, _, height, width = x.shape
@@ -105,6 +112,9 @@ def affine(
     move = 2 * translate * torch.stack([right, down], dim=1)
     theta = torch.cat([inverse, -(inverse @ move[:, :, None])], dim=2)
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    if elastic:
+        bend = 2 * elastic * _uniform((batch, 2, _POINTS, _POINTS), generator, x)
+        grid = grid + F.interpolate(bend, (height, width), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
     if fill:
         return F.grid_sample(x - fill, grid, align_corners=False).add_(fill)
     return F.grid_sample(x, grid, align_corners=False)
@@ -219,6 +229,7 @@ class Augment:
     degrees: float = 0.0  # largest turn
     scale: float = 0.0  # enlarged by 1 - scale to 1 + scale; below 1
     shear: float = 0.0  # largest slant in degrees; below 90
+    elastic: float = 0.0  # how far points of a coarse grid move, at most, as a share of height and width; at most 1
     brightness: float = 0.0  # multiplied by 1 - brightness to 1 + brightness; at most 1
     contrast: float = 0.0  # stretched about the mean by 1 - contrast to 1 + contrast; at most 1
     noise: float = 0.0  # standard deviation as a share of the range 0 to 255
@@ -243,8 +254,9 @@ class Augment:
             x = flip(x, generator)
         if self.shift:
             x = shift(x, self.shift, generator, fill=self.fill)
-        if self.degrees or self.scale or self.shear:
-            x = affine(x, generator, degrees=self.degrees, scale=self.scale, shear=self.shear, fill=self.fill)
+        amounts = {name: getattr(self, name) for name in ("degrees", "scale", "shear", "elastic")}
+        if any(amounts.values()):
+            x = affine(x, generator, **amounts, fill=self.fill)
         if self.brightness:
             x = brightness(x, self.brightness, generator)
         if self.contrast:

@@ -67,7 +67,7 @@ class ProgressLine:
             self._rewrite(f"epoch {epoch}/{epochs:g}  {share}  loss {loss:.4f}  {rate:,.0f} images/s  {clock(left)} left")
 
     def epoch(self, row: dict[str, Any], epochs: float) -> None:
-        text = f"epoch {row['epoch']:g}/{epochs:g}  loss {row['loss']:.4f}  {row['images_per_second']:,.0f} images/s"
+        text = f"epoch {row['epoch']:.4g}/{epochs:g}  loss {row['loss']:.4f}  {row['images_per_second']:,.0f} images/s"
         for name, value in row.get("validation", {}).items():
             if name in ("loss", "knn_accuracy", "pair_accuracy", "head_accuracy"):
                 text += f"  validation {name.replace('_', ' ').replace('knn', 'k-NN')} {value:.4f}"
