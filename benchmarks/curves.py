@@ -24,9 +24,10 @@ from nearfar.train import fit
 
 HELD = 10_000
 LENGTHS: dict[tuple[str, str], tuple[float, ...]] = {
-    ("mnist", "mnist-fast"): (0.1, 0.2, 0.35, 0.7, 1.4, 2.75),
-    ("mnist", "mnist-best"): (1, 3),
-    ("fashion-mnist", "fashion-fast"): (0.15, 0.3, 0.6, 1.5, 3),
+    ("mnist", "mnist-fastest"): (0.1, 0.2, 0.35, 0.7, 1.4),
+    ("mnist", "mnist-fast"): (0.35, 0.9, 1.75, 3.5),
+    ("fashion-mnist", "fashion-fastest"): (0.2, 0.4, 0.8, 1.5),
+    ("fashion-mnist", "fashion-fast"): (0.5, 1.5, 3),
 }
 EPOCHS: dict[tuple[str, str], int] = {  # of the systems, whose rates hardly change
     ("mnist", "cosine-pairs"): 6,
