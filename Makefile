@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/mnist
 
-.PHONY: setup demo test test-slow bench bench-losses bench-search lint reproduce clean
+.PHONY: setup demo test test-slow bench bench-losses bench-search bench-speed lint reproduce clean
 
 setup: .venv/.ready
 
@@ -39,7 +39,7 @@ test-slow: setup
 	$(BIN)/nearfar data fetch fashion-mnist
 	$(BIN)/pytest -q -m slow
 
-bench: bench-losses bench-search
+bench: bench-losses bench-search bench-speed
 
 # Time, memory and digits of the losses against the dense form and against pytorch-metric-learning; on an idle machine.
 bench-losses: setup
@@ -50,6 +50,15 @@ bench-losses: setup
 bench-search: setup
 	$(BIN)/nearfar data fetch mnist
 	$(BIN)/python benchmarks/search.py
+
+# The recipes' goals with five seeds each, plain loops and training steps beside ours, and accuracy over seconds; an hour and
+# more on two idle cores. Finished trainings in runs/ are used again.
+bench-speed: setup
+	$(BIN)/nearfar data fetch mnist
+	$(BIN)/nearfar data fetch fashion-mnist
+	$(BIN)/python benchmarks/recipes.py
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/curves.py
 
 # The five reference systems with three seeds each, into docs/reference-systems.md. Hours on two cores, which should be idle;
 # what is finished is used again, so it may be broken off and repeated.

@@ -28,7 +28,7 @@ def test_mnist_fast_reaches_its_figure_as_the_median_of_five_seeds(tmp_path: Pat
     for seed in range(5):
         verbs.train("mnist", recipe="mnist-fast", seed=seed, out=tmp_path / str(seed))
         accuracies.append(verbs.evaluate(tmp_path / str(seed))["classification"]["accuracy"])
-    assert statistics.median(accuracies) >= 0.992, accuracies
+    assert statistics.median(accuracies) >= 0.995, accuracies
 
 
 def write_sprites(folder: Path, classes: int) -> None:

@@ -10,9 +10,10 @@ from nearfar.augment import normalize
 from nearfar.data import ImageSet
 from nearfar.encoders import fuse
 from nearfar.errors import InputError
+from nearfar.memory import keep_freed_memory
 from nearfar.recipe import DataSection
 
-BATCH = 512  # images embedded at once
+BATCH = 512  # images embedded at once: from 256 on speed hardly changes, for 28 x 28 pixels and small nets (docs/speed.md)
 
 
 @torch.inference_mode()
@@ -34,6 +35,7 @@ def embed(
     Raises:
         InputError: an embedding is not finite: the weights are broken.
     """
+    keep_freed_memory()
     training = encoder.training
     encoder.eval()
     fast = fuse(encoder).to(device).eval()
