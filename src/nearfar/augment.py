@@ -110,8 +110,11 @@ def affine(
     half = x.new_tensor([width / 2, height / 2])
     inverse = inverse * half[None, None, :] / half[None, :, None]
     move = 2 * translate * torch.stack([right, down], dim=1)
-    theta = torch.cat([inverse, -(inverse @ move[:, :, None])], dim=2)
-    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    # Sums of outer products: affine_grid makes B small matrix products, which take ten times as long.
+    here = (inverse * move[:, None, :]).sum(2)
+    across, along = ((2 * torch.arange(side, dtype=x.dtype, device=x.device) + 1) / side - 1 for side in (width, height))
+    rows = inverse[:, :, 1:] * along - here[:, :, None]  # [B, 2, H]
+    grid = (inverse[:, :, 0, None, None] * across + rows[:, :, :, None]).permute(0, 2, 3, 1)
     if elastic:
         bend = 2 * elastic * _uniform((batch, 2, _POINTS, _POINTS), generator, x)
         grid = grid + F.interpolate(bend, (height, width), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
