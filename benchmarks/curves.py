@@ -85,9 +85,11 @@ def draw(curves: dict[tuple[str, str], list[tuple[float, float]]], picture: Path
                 seconds, percent = zip(*values, strict=True)
                 axes.plot(seconds, [100 - value for value in percent], marker=style.MARKERS[number], ms=4, label=recipe)
             axes.set(xscale="log", yscale="log", title=data, xlabel="seconds of training", ylabel="10-NN error (%)")
-            for axis in (axes.xaxis, axes.yaxis):
+            for axis, shown in ((axes.xaxis, "25"), (axes.yaxis, "23578")):
                 axis.set_major_formatter(lambda value, _: f"{value:g}")
-                axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "2357" else "")
+                axis.set_minor_formatter(
+                    lambda value, _, shown=shown: f"{value:g}" if f"{value:g}".strip("0.")[0] in shown else ""
+                )
             axes.tick_params(axis="both", which="minor", labelsize=style.SMALL)
             axes.grid(True, which="both")
             axes.legend()
