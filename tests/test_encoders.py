@@ -22,6 +22,7 @@ from nearfar.encoders import (
     SmallResNet,
     UnitNorm,
     build_encoder,
+    channels_last,
     format_summary,
     fuse,
     summary,
@@ -129,7 +130,7 @@ def test_weights_go_through_a_file(kind: str, params: dict[str, Any], tmp_path: 
 def test_the_memory_layout_changes_nothing(kind: str, params: dict[str, Any], training: bool) -> None:
     params = {**params, **({"dropout": 0.0} if kind in ("conv5", "conv2", "resnet") else {})}
     encoder = stir(build(kind, params, channels=3, normalize=False)).train(training).double()
-    last = copy.deepcopy(encoder).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    last = channels_last(copy.deepcopy(encoder))
     x = images(channels=3).double()
     one, other = encoder(x), last(x.to(memory_format=torch.channels_last))
     torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)

@@ -92,9 +92,9 @@ def affine(
         [B, C, H, W], float32 (float64 for a float64 x), on the scale of x.
     """
     _check_batch(x)
-    for name, amount in (("degrees", degrees), ("scale", scale), ("shear", shear), ("translate", translate)):
+    amounts = {"degrees": degrees, "scale": scale, "shear": shear, "translate": translate, "elastic": elastic}
+    for name, amount in amounts.items():
         _check_amount(name, amount)
-    _check_amount("elastic", elastic)
     _check_whole("fill", fill, most=255)
     x = _to_float(x)
     batch, _, height, width = x.shape

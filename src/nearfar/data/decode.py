@@ -211,8 +211,7 @@ def _grey_palette(image: Image.Image) -> bool:
 def _orientation(image: ImageFile.ImageFile) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:
-        # Pillow raises whatever it meets in damaged metadata, and that says nothing of the pixels.
+    except Exception:  # Pillow raises whatever it meets in damaged metadata, and that says nothing of the pixels
         return 1
 
 

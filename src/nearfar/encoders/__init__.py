@@ -123,8 +123,7 @@ _VIEWS: dict[str, Callable[[Tensor], list[Tensor]]] = {"mirror": _mirror, "shift
 
 def channels_last(encoder: nn.Module) -> nn.Module:
     """``encoder`` itself, its weights laid out with channels innermost, which convolutions on a CPU prefer."""
-    # PyTorch's annotations of Module.to leave out the form with memory_format alone.
-    return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the form is not in PyTorch's annotations
 
 
 def build_encoder(

@@ -32,4 +32,4 @@ class _ChannelsLast(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad.view(ctx.shape).contiguous(memory_format=torch.channels_last)
+        return grad.reshape(ctx.shape).contiguous(memory_format=torch.channels_last)
