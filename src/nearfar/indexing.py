@@ -10,28 +10,39 @@ import difflib
 import hashlib
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nearfar import runs
+from nearfar import pictures, runs
 from nearfar.answers import UNKNOWN, trained_images
 from nearfar.data import ImageSet, load_any
 from nearfar.data.imageset import class_order, unique_ids
 from nearfar.data.loading import name_of
-from nearfar.embedder import Embedder
 from nearfar.errors import InputError, did_you_mean
 from nearfar.files import only_writer
 from nearfar.judging import classes_of, load_run, shape_of
 from nearfar.search import NeighborIndex
 
 Labels = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
 
 _SAME = 1e-5
 """Embeddings of one image, made in batches of other sizes, differ by less than this share of their largest number."""
 _LONGEST_NAME = 200
+
+
+@dataclass(frozen=True)
+class Inserted:
+    """What `insert` did with N images."""
+
+    ids: Labels  # in the index, also of images that were there before [N]
+    new: Labels  # rows of the images that were not
+    classes: list[str]  # that the index may have now
+    new_classes: list[str]  # that had no image before
 
 
 def add_images(
@@ -66,30 +77,63 @@ def add_images(
     with only_writer(folder):
         model, index = load_run(folder, device=device)
         found = load_any([images], **shape_of(model), skip_bad=skip_bad)
-        names, before = _class_names(found, label), set(_labels(index).tolist())
-        classes = classes_of(model, index)
-        fresh = class_order(set(names) - set(classes))
-        place = {name: number for number, name in enumerate([*classes, *fresh])}
-        labels = np.array([place[name] for name in names], dtype=np.int64)
-        z = model.transform(found)
-        new = _not_there_yet(index, found, z, labels, [*classes, *fresh])
-        if len(new):
-            known = index.names["images"]
-            given = [f"{name_of(images)}/{one}" for one in found.ids[new].tolist()]
-            named = unique_ids(np.array([*known, *given], dtype=np.dtypes.StringDType())).tolist()
-            first = max(int(index.ids.max()) + 1, trained_images(runs.read_config(folder), index))
-            index.add(z[new], labels[new], ids=np.arange(first, first + len(new)))
-            _save(folder, model, index, named, [*classes, *fresh])
-    added = [names[row] for row in new.tolist()]
-    left = np.setdiff1d(np.arange(len(found)), new)
+        names = _class_names(found, label)
+        titles = [f"{name_of(images)}/{one}" for one in found.ids.tolist()]
+        inserted = insert(folder, model.classes_, index, found, model.transform(found), names, titles)
+    added = [names[row] for row in inserted.new.tolist()]
+    left = np.setdiff1d(np.arange(len(found)), inserted.new)
     return {
         "run": str(folder),
-        "added": {name: added.count(name) for name in place if name in added},
-        "new_classes": [name for name, number in place.items() if name in added and number not in before],
+        "added": {name: added.count(name) for name in inserted.classes if name in added},
+        "new_classes": inserted.new_classes,
         "already_there": found.ids[left].tolist(),
         "skipped": list(found.skipped),
         "images": len(index),
     }
+
+
+def insert(
+    folder: Path,
+    own: Sequence[str],
+    index: NeighborIndex,
+    found: ImageSet,
+    z: Floats,
+    names: Sequence[str],
+    titles: Sequence[str],
+) -> Inserted:
+    """Put embedded images into a run's index, and their pictures beside it; whoever calls is the folder's only writer.
+
+    Args:
+        folder: the run folder.
+        own: the classes that training knew.
+        index: of the run, which is changed, and is not to be searched afterwards: the folder has the whole state.
+        found: the images [N], of the size and channels that the model takes.
+        z: their embeddings [N, D].
+        names: of their classes [N], checked.
+        titles: what the images are called [N]; a number is put behind those that the index has already.
+
+    Raises:
+        InputError: an image is in the index under another class, or the folder cannot be written to.
+    """
+    before, classes = set(_labels(index).tolist()), list(index.names.get("classes", own))
+    fresh = class_order(set(names) - set(classes))
+    place = {name: number for number, name in enumerate([*classes, *fresh])}
+    labels = np.array([place[name] for name in names], dtype=np.int64)
+    new, ids = _not_there_yet(index, found, z, labels, [*classes, *fresh])
+    if len(new):
+        known = index.names["images"]
+        named = unique_ids(np.array([*known, *(titles[row] for row in new)], dtype=np.dtypes.StringDType())).tolist()
+        first = max(int(index.ids.max()) + 1, trained_images(runs.read_config(folder), index))
+        ids[new] = np.arange(first, first + len(new))
+        pictures.sweep(folder, index.ids)
+        pictures.write(folder, ids[new], found.images[new])
+        index.add(z[new], labels[new], ids=ids[new])
+        _save(folder, own, index, named, [*classes, *fresh])
+    copies = np.flatnonzero(ids < 0)  # of images before them, which are there now
+    ids[copies] = ids[_first_alike(found)[copies]]
+    added = {names[row] for row in new.tolist()}
+    new_classes = [name for name, number in place.items() if name in added and number not in before]
+    return Inserted(ids=ids, new=new, classes=list(place), new_classes=new_classes)
 
 
 def remove_images(run: str | Path, *, label: str | None = None, ids: Sequence[str] = ()) -> dict[str, Any]:
@@ -120,9 +164,7 @@ def remove_images(run: str | Path, *, label: str | None = None, ids: Sequence[st
             raise InputError(f"that would remove every image of the index in {folder}; an index cannot be empty")
         removed = [classes[number] for number in labels[rows]]
         before = {classes[number] for number in np.unique(labels)}
-        index.remove(index.ids[rows])
-        gone = set(rows.tolist())
-        _save(folder, model, index, [name for row, name in enumerate(names) if row not in gone], classes)
+        drop(folder, model.classes_, index, rows)
         now = classes_of(model, index)
     remain = {now[number] for number in np.unique(_labels(index))}
     return {
@@ -131,6 +173,15 @@ def remove_images(run: str | Path, *, label: str | None = None, ids: Sequence[st
         "gone_classes": [name for name in classes if name in before - remain],
         "images": len(index),
     }
+
+
+def drop(folder: Path, own: Sequence[str], index: NeighborIndex, rows: Labels) -> None:
+    """Take rows out of a run's index, and their pictures away; arguments as for `insert`."""
+    names, ids, gone = index.names["images"], index.ids[rows], set(rows.tolist())
+    classes = list(index.names.get("classes", own))
+    index.remove(ids)
+    _save(folder, own, index, [name for row, name in enumerate(names) if row not in gone], classes)
+    pictures.remove(folder, ids)
 
 
 def index_info(run: str | Path) -> dict[str, Any]:
@@ -198,49 +249,52 @@ def _class_names(found: ImageSet, label: str | None) -> list[str]:
 
 
 def _not_there_yet(
-    index: NeighborIndex, found: ImageSet, z: npt.NDArray[np.float32], labels: Labels, classes: list[str]
-) -> Labels:
-    """Rows of the images that are new: neither in the index, nor a copy of one before them.
+    index: NeighborIndex, found: ImageSet, z: Floats, labels: Labels, classes: list[str]
+) -> tuple[Labels, Labels]:
+    """Rows of the images that are new: neither in the index, nor a copy of one before them. And of all [N] the id of the one
+    in the index that is the same image, -1 where none is.
 
     Raises:
         InputError: an image is there under another class.
     """
     _, near = index.search_rows(z, 1)
-    there, known = near[:, 0], _labels(index)
+    there, known, earlier = near[:, 0], _labels(index), _first_alike(found)
     vectors = np.asarray(index.vectors[there])
     mine = z / np.linalg.norm(z, axis=1, keepdims=True) if index.metric == "cosine" else z
     same = np.abs(mine - vectors).max(axis=1) <= _SAME * np.abs(vectors).max(axis=1)
+    other = np.where(same, known[there], labels[earlier])
+    for row in np.flatnonzero(other != labels)[:1].tolist():
+        where = (
+            f"the index as {index.names['images'][there[row]]!r}"
+            if same[row]
+            else f"these images as {found.ids[earlier[row]]!r}"
+        )
+        raise InputError(
+            f"{found.ids[row]!s} is given as {classes[labels[row]]!r}, but is in {where} of class {classes[other[row]]!r}; "
+            "remove that first, or leave this out"
+        )
+    return np.flatnonzero(~same & (earlier == np.arange(len(found)))), np.where(same, index.ids[there], -1)
+
+
+def _first_alike(found: ImageSet) -> Labels:
+    """For each image the row of the first one with the same pixels."""
     seen: dict[bytes, int] = {}
     rows = []
     for row in range(len(found)):
         digest = hashlib.sha256(np.ascontiguousarray(found.images[row : row + 1]).tobytes()).digest()
-        earlier = seen.setdefault(digest, row)
-        other = known[there[row]] if same[row] else labels[earlier]
-        if other != labels[row]:
-            where = (
-                f"the index as {index.names['images'][there[row]]!r}"
-                if same[row]
-                else f"these images as {found.ids[earlier]!r}"
-            )
-            raise InputError(
-                f"{found.ids[row]!s} is given as {classes[labels[row]]!r}, but is in {where} of class {classes[other]!r}; "
-                "remove that first, or leave this out"
-            )
-        if not same[row] and earlier == row:
-            rows.append(row)
+        rows.append(seen.setdefault(digest, row))
     return np.array(rows, dtype=np.int64)
 
 
-def _save(folder: Path, model: Embedder, index: NeighborIndex, names: list[str], classes: list[str]) -> None:
+def _save(folder: Path, own: Sequence[str], index: NeighborIndex, names: list[str], classes: list[str]) -> None:
     """Write the index with the names of its images and of the classes that came after training, without gaps."""
     labels = _labels(index)
-    own = len(model.classes_)
-    later = np.unique(labels[labels >= own])
+    later = np.unique(labels[labels >= len(own)])
     place = np.arange(len(classes))
-    place[later] = own + np.arange(len(later))
+    place[later] = len(own) + np.arange(len(later))
     kept: dict[str, Sequence[str]] = {"images": names}
     if len(later):
-        kept["classes"] = [*model.classes_, *(classes[number] for number in later)]
+        kept["classes"] = [*own, *(classes[number] for number in later)]
     renumbered = place[labels]
     if not np.array_equal(renumbered, labels):
         index = type(index)(**index.get_params(deep=False)).fit(index.vectors, renumbered, ids=index.ids)
