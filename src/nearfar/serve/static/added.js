@@ -1,0 +1,116 @@
+// The form that teaches a class by the picture at hand, and the list of what was added so far.
+
+import { call, keepKey, key } from "./api.js";
+import { className, count, fill, make, tile } from "./tiles.js";
+
+const SHOWN = 60; // of the added examples, the newest
+
+const $ = (id) => document.getElementById(id);
+
+/** Adding and deleting examples. */
+export class Added {
+  #picture;
+  #changed;
+  #colors = new Map();
+
+  /**
+   * @param {() => Promise<Blob | null>} picture what is to be added
+   * @param {() => void} changed is told when the gallery is another
+   */
+  constructor(picture, changed) {
+    this.#picture = picture;
+    this.#changed = changed;
+    $("key").value = key();
+    $("key").addEventListener("input", () => keepKey($("key").value.trim()));
+    $("add").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#add();
+    });
+  }
+
+  /** Offer the classes that there are, and ask for the key where one is needed. */
+  offer(model, colors) {
+    this.#colors = colors;
+    $("classes").replaceChildren(...model.classes.map((one) => make("option", { value: one.name })));
+    $("lock").hidden = !model.needs_key;
+  }
+
+  async refresh() {
+    const { items } = await call("/v1/items");
+    $("count").textContent = items.length ? items.length.toLocaleString("en") : "";
+    const rows = items.slice(0, SHOWN).map((item) => this.#row(item));
+    if (items.length > SHOWN) rows.push(make("li", { className: "nothing", textContent: `and ${items.length - SHOWN} older ones` }));
+    if (!items.length) rows.push(make("li", { className: "nothing", textContent: "None yet." }));
+    $("items").replaceChildren(...rows);
+  }
+
+  async #add() {
+    const label = $("class").value.trim();
+    const picture = await this.#picture();
+    if (!picture) return say("Draw or choose a picture first.", true);
+    if (!label) {
+      $("class").focus();
+      return say("Give the class a name first.", true);
+    }
+    const button = $("add").querySelector("button");
+    button.disabled = true;
+    try {
+      const body = JSON.stringify({ images: [await base64(picture)], label });
+      const done = await call("/v1/items", { method: "POST", body, type: "application/json", key: $("key").value.trim() });
+      say(["Added as ", make("bdi", { textContent: label }), done.new_class ? ", a new class." : "."]);
+      await this.refresh();
+      this.#changed();
+    } catch (error) {
+      this.#explain(error);
+    } finally {
+      button.disabled = false;
+    }
+  }
+
+  async #remove(item, row) {
+    const next = row.nextElementSibling ?? row.previousElementSibling;
+    try {
+      await call(`/v1/items/${encodeURIComponent(item.id)}`, { method: "DELETE", key: $("key").value.trim() });
+      const had = row.contains(document.activeElement);
+      if (had) (next?.querySelector("button") ?? $("class")).focus();
+      const focused = $("items").contains(document.activeElement) ? document.activeElement.dataset.id : null;
+      say(["Deleted an example of ", make("bdi", { textContent: item.label }), "."]);
+      await this.refresh();
+      if (focused) $("items").querySelector(`button[data-id="${CSS.escape(focused)}"]`)?.focus();
+      this.#changed();
+    } catch (error) {
+      this.#explain(error);
+    }
+  }
+
+  #row(item) {
+    const box = tile();
+    fill(box, item.id);
+    const button = make("button", { type: "button", textContent: "×", title: "Delete" });
+    button.setAttribute("aria-label", `Delete ${item.label}, ${item.name}`);
+    button.dataset.id = item.id;
+    const row = make("li", { title: item.name }, box, className(item.label, this.#colors.get(item.label)), button);
+    button.addEventListener("click", () => this.#remove(item, row));
+    return row;
+  }
+
+  #explain(error) {
+    say(error.status === 0 ? "The server does not answer; try again when it is back." : error.message, true);
+    if (error.status === 401) {
+      $("lock").hidden = false;
+      $("key").focus();
+    }
+  }
+}
+
+function say(what, wrong = false) {
+  $("said").replaceChildren(...[what].flat());
+  $("said").classList.toggle("wrong", wrong);
+}
+
+async function base64(blob) {
+  const bytes = new Uint8Array(await blob.arrayBuffer());
+  let text = "";
+  for (let at = 0; at < bytes.length; at += 0x8000) text += String.fromCharCode(...bytes.subarray(at, at + 0x8000));
+  return btoa(text);
+}

@@ -1,0 +1,72 @@
+// What the server said of the picture: the class, how sure that is, and the nearest images. Knows no requests.
+
+import { className, fill, make, percent, tile } from "./tiles.js";
+
+const $ = (id) => document.getElementById(id);
+
+/** Make room for `k` neighbours, before there are any. */
+export function expectNeighbors(k, metric) {
+  $("metric").textContent = { cosine: "cosine", dot: "dot product", euclidean: "distance, smaller is nearer" }[metric] ?? metric;
+  room(k);
+}
+
+/**
+ * @param {object} result one of `results` of /v1/predict
+ * @param {number} precision that was asked for
+ * @param {Map<string, string>} colors by class name
+ */
+export function showAnswer(result, precision, colors) {
+  write(result.label, result.known);
+  $("bar").firstElementChild.style.width = `${(100 * result.probability).toFixed(1)}%`;
+  $("bar").classList.toggle("unknown", !result.known);
+  const sure = `${percent(result.probability)} sure`;
+  const votes = `${percent(result.votes)} of the vote`;
+  const voted = make("bdi", { textContent: result.voted });
+  $("sure").replaceChildren(
+    ...(result.known ? [`${sure}; ${votes}`] : ["Nearest to ", voted, `, but only ${sure}: too little for a precision of ${percent(precision)}`]),
+  );
+  showNeighbors(result.neighbors, colors);
+}
+
+/** The same in one sentence, for those who hear the page. */
+export function announce(result) {
+  const nearest = result.neighbors[0];
+  $("live").textContent =
+    (result.known ? `${result.label}, ${percent(result.probability)} sure.` : `Unknown; nearest to ${result.voted}, ${percent(result.probability)} sure.`) +
+    (nearest ? ` The nearest image is of class ${nearest.label}.` : "");
+}
+
+export function clearAnswer(hint) {
+  write("–", false);
+  $("bar").firstElementChild.style.width = "0";
+  $("sure").textContent = hint;
+  $("time").textContent = "";
+  $("live").textContent = "";
+  showNeighbors([], new Map());
+}
+
+function write(text, known) {
+  $("label").firstElementChild.textContent = text;
+  $("label").dataset.length = text.length <= 5 ? "short" : text.length <= 16 ? "word" : "long";
+  $("label").classList.toggle("unknown", !known);
+}
+
+function showNeighbors(neighbors, colors) {
+  const places = room(neighbors.length);
+  places.forEach((place, i) => {
+    const [box, text] = place.children;
+    const one = neighbors[i];
+    fill(box, one ? one.id : null);
+    place.setAttribute("aria-hidden", String(!one));
+    place.title = one ? one.name : "";
+    if (one) text.replaceChildren(className(one.label, colors.get(one.label)), make("span", { className: "score", textContent: one.score.toFixed(3) }));
+    else text.replaceChildren();
+  });
+}
+
+/** At least `k` places in the list. */
+function room(k) {
+  const list = $("neighbors");
+  while (list.children.length < k) list.append(make("li", { ariaHidden: "true" }, tile(), make("div")));
+  return [...list.children];
+}

@@ -1,0 +1,144 @@
+// The map: points of the gallery on a canvas, coloured by class, and where the query lies. Knows no requests.
+
+import { className, fill, make, tile } from "./tiles.js";
+
+const MARGIN = 0.035; // of the side
+const NAMED = 40; // classes in the legend
+const REACH = 10; // CSS pixels from the pointer to the point that it means
+
+export class PointMap {
+  #canvas;
+  #legend;
+  #card;
+  #tile;
+  #data = null; // {x, y, label, id, classes}
+  #colors = new Map();
+  #chosen = -1; // class that stands out
+  #query = null; // {position, name, near: Set of ids}
+
+  constructor(canvas, legend, card) {
+    this.#canvas = canvas;
+    this.#legend = legend;
+    this.#card = card;
+    this.#tile = tile();
+    card.replaceChildren(this.#tile, make("figcaption"));
+    canvas.addEventListener("pointermove", (event) => this.#point(event));
+    canvas.addEventListener("pointerdown", (event) => this.#point(event));
+    canvas.addEventListener("pointerleave", () => (card.hidden = true));
+    new ResizeObserver(() => this.draw()).observe(canvas);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+  }
+
+  show(data, colors) {
+    [this.#data, this.#colors] = [data, colors];
+    this.#name();
+    this.draw();
+    this.#describe();
+  }
+
+  /** Mark the query: its position [x, y] (null: nowhere), the class it is like, and its neighbours. */
+  mark(position, name = "", neighbors = []) {
+    this.#query = position && { position, name, near: new Set(neighbors.map((one) => one.id)) };
+    this.draw();
+    this.#describe();
+  }
+
+  draw() {
+    const canvas = this.#canvas;
+    const scale = devicePixelRatio;
+    const [width, height] = [Math.round(canvas.clientWidth * scale), Math.round(canvas.clientHeight * scale)];
+    if (!width || !this.#data) return;
+    if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+    const context = canvas.getContext("2d");
+    const { x, y, label, id, classes } = this.#data;
+    const radius = scale * Math.min(4, Math.max(1.6, canvas.clientWidth / 220, 90 / Math.sqrt(x.length)));
+    context.clearRect(0, 0, width, height);
+    classes.forEach((name, number) => {
+      context.fillStyle = this.#colors.get(name) ?? "gray";
+      context.globalAlpha = this.#chosen < 0 ? 0.75 : this.#chosen === number ? 1 : 0.1;
+      context.beginPath();
+      for (let i = 0; i < x.length; i++) {
+        if (label[i] !== number) continue;
+        const [px, py] = this.#place(x[i], y[i], width, height);
+        context.moveTo(px + radius, py);
+        context.arc(px, py, radius, 0, 2 * Math.PI);
+      }
+      context.fill();
+    });
+    context.globalAlpha = 1;
+    if (!this.#query) return;
+    const style = getComputedStyle(canvas);
+    const [ink, ground] = [style.color, style.getPropertyValue("--ground").trim()];
+    for (let i = 0; i < x.length; i++) {
+      if (this.#query.near.has(id[i])) ring(context, this.#place(x[i], y[i], width, height), radius + 1.5 * scale, 1.2 * scale, ink, ground);
+    }
+    const [px, py] = this.#place(...this.#query.position, width, height);
+    ring(context, [px, py], 9 * scale, 2.5 * scale, ink, ground);
+    context.fillStyle = ink;
+    context.beginPath();
+    context.arc(px, py, 2.2 * scale, 0, 2 * Math.PI);
+    context.fill();
+  }
+
+  #place(x, y, width, height) {
+    const [left, top] = [MARGIN * width, MARGIN * height];
+    return [left + Math.min(1, Math.max(0, x)) * (width - 2 * left), top + (1 - Math.min(1, Math.max(0, y))) * (height - 2 * top)];
+  }
+
+  #name() {
+    const { classes } = this.#data;
+    const buttons = classes.slice(0, NAMED).map((name, number) => {
+      const button = make("button", { type: "button" }, className(name, this.#colors.get(name)));
+      button.setAttribute("aria-pressed", "false");
+      button.addEventListener("click", () => this.#choose(number));
+      return make("li", {}, button);
+    });
+    const more = classes.length - NAMED;
+    if (more > 0) buttons.push(make("li", { className: "soft", textContent: `and ${more.toLocaleString("en")} more` }));
+    this.#legend.replaceChildren(...buttons);
+  }
+
+  #choose(number) {
+    this.#chosen = this.#chosen === number ? -1 : number;
+    this.#legend.querySelectorAll("button").forEach((button, i) => button.setAttribute("aria-pressed", String(i === this.#chosen)));
+    this.draw();
+  }
+
+  #point(event) {
+    if (!this.#data) return;
+    const box = this.#canvas.getBoundingClientRect();
+    const { x, y, label, id, classes } = this.#data;
+    let [best, least] = [-1, REACH ** 2];
+    for (let i = 0; i < x.length; i++) {
+      if (this.#chosen >= 0 && label[i] !== this.#chosen) continue;
+      const [px, py] = this.#place(x[i], y[i], box.width, box.height);
+      const away = (px - event.clientX + box.left) ** 2 + (py - event.clientY + box.top) ** 2;
+      if (away < least) [best, least] = [i, away];
+    }
+    this.#card.hidden = best < 0;
+    if (best < 0) return;
+    const [px, py] = this.#place(x[best], y[best], box.width, box.height);
+    const name = classes[label[best]];
+    fill(this.#tile, id[best]);
+    this.#card.lastChild.replaceChildren(className(name, this.#colors.get(name)));
+    this.#card.style.left = px < box.width / 2 ? `${px + 12}px` : "auto";
+    this.#card.style.right = px < box.width / 2 ? "auto" : `${box.width - px + 12}px`;
+    this.#card.style.top = `${Math.min(py, box.height - 64)}px`;
+  }
+
+  #describe() {
+    const { x, classes } = this.#data ?? { x: [], classes: [] };
+    const where = this.#query ? `; the query lies by class ${this.#query.name}` : "";
+    this.#canvas.setAttribute("aria-label", `Map of ${x.length.toLocaleString("en")} images of ${classes.length.toLocaleString("en")} classes${where}`);
+  }
+}
+
+function ring(context, [x, y], radius, line, ink, ground) {
+  for (const [style, width] of [[ground, 2.6 * line], [ink, line]]) {
+    context.strokeStyle = style;
+    context.lineWidth = width;
+    context.beginPath();
+    context.arc(x, y, radius, 0, 2 * Math.PI);
+    context.stroke();
+  }
+}
