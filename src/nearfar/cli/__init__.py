@@ -4,7 +4,7 @@
 when it is called, so that help and refusals come at once.
 """
 
-from nearfar.cli import data, index, judge, train, use
+from nearfar.cli import data, index, judge, look, serve, train, use
 from nearfar.cli.root import app, main
 
-__all__ = ["app", "data", "index", "judge", "main", "train", "use"]
+__all__ = ["app", "data", "index", "judge", "look", "main", "serve", "train", "use"]

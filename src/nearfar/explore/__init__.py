@@ -11,13 +11,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
+    "explore": "nearfar.explore.serve",
+    "make_map": "nearfar.explore.make",
     "open_positions": "nearfar.explore.positions",
 }
 
-__all__ = ["open_positions"]
+__all__ = ["explore", "make_map", "open_positions"]
 
 if TYPE_CHECKING:
+    from nearfar.explore.make import make_map
     from nearfar.explore.positions import open_positions
+    from nearfar.explore.serve import explore
 
 
 def __getattr__(name: str) -> Any:
