@@ -34,7 +34,7 @@ import nearfar as nf
 from nearfar.encoders import build_encoder
 from nearfar.files import write_json
 from nearfar.inference import embed
-from nearfar.judging import load_run
+from nearfar.opening import load_run
 from nearfar.recipe import load_recipe
 from nearfar.train import fit
 

@@ -11,7 +11,8 @@ import torch
 from nearfar.compare import query_values
 from nearfar.evaluation.clustering import clustering_figures
 from nearfar.evaluation.verification import draw_pairs
-from nearfar.judging import Judged, labels_in
+from nearfar.judging import Judged
+from nearfar.opening import labels_in
 from nearfar.losses import LOSSES
 
 Values = dict[str, float]

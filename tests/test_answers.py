@@ -166,3 +166,13 @@ def test_a_calibration_holds_for_one_model_and_its_training_images(tmp_path: Pat
     for other in [*others, gallery]:
         assert binding(other) != binding(made("cosine", later=False))
         assert read_calibration(tmp_path, other) is None
+
+
+def test_what_needs_all_vectors_is_computed_once_for_a_gallery(monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery, calls, plain = made("cosine"), [], answers._spread
+    fitted = fitted_in(calibrate(gallery, VALIDATION))
+    monkeypatch.setattr(answers, "_spread", lambda *given: calls.append(given) or plain(*given))
+    first, second = answer(gallery, Q, fitted), answer(gallery, Q, fitted)
+    assert len(calls) == 2  # the classes that vote, and the later ones
+    np.testing.assert_array_equal(first.probability, second.probability)
+    np.testing.assert_array_equal(answer(made("cosine"), Q, fitted).probability, first.probability)

@@ -16,10 +16,11 @@ from samples import TINY, shapes
 from torch import Tensor
 
 import nearfar as nf
-from nearfar import judging, runs, train, verbs
+from nearfar import judging, runs, train, trained, verbs
 from nearfar.cli import main
 from nearfar.data import ImageSet
-from nearfar.heads import Head, HeadLoss, load_head, save_head
+from nearfar.headloss import HeadLoss
+from nearfar.heads import Head, load_head, save_head
 from nearfar.losses import LOSSES, CrossEntropyLoss
 from nearfar.recipe import Recipe
 
@@ -51,11 +52,11 @@ def _forget_test_losses() -> Iterator[None]:
 
 
 def recipe(base: Path, mode: str, **changes: Any) -> Recipe:
-    return runs.load(base)[0].with_changes({"train.mode": mode, **changes})
+    return trained.load(base)[0].with_changes({"train.mode": mode, **changes})
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = runs.load(folder)[1].state_dict()
+    found: dict[str, Tensor] = trained.load(folder)[1].state_dict()
     return found
 
 
@@ -94,7 +95,7 @@ def test_a_linear_head_embeds_every_image_once(base: Path, monkeypatch: pytest.M
         return whole(encoder, part, *args, **kwargs)
 
     monkeypatch.setattr(train, "embed_all", counted)
-    start = runs.load(base)[1]
+    start = trained.load(base)[1]
     fitted = train.fit(recipe(base, "linear"), images(), images(40, seed=5), start=start)
     assert calls == [120, 40]
     assert 0 <= fitted.history[-1]["validation"]["head_accuracy"] <= 1
@@ -120,7 +121,7 @@ def test_fine_tuning_changes_encoder_and_head_and_leaves_an_embedding(base: Path
 @pytest.mark.parametrize("mode", ["linear", "finetune", "embedding"])
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_an_interrupted_run_resumes_to_the_same_bits(base: Path, tmp_path: Path, mode: str, average: float) -> None:
-    start, path = runs.load(base)[1], tmp_path / "latest.safetensors"
+    start, path = trained.load(base)[1], tmp_path / "latest.safetensors"
     chosen = recipe(base, mode, **{"train.average": average})
     whole = train.fit(chosen, images(), start=start, seed=1)
     with pytest.raises(KeyboardInterrupt):

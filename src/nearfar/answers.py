@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,10 @@ and a class that came later spreads there too."""
 
 @dataclass(frozen=True)
 class Gallery:
-    """An index in two parts: rows of classes that training saw, which vote, and rows of classes that came later."""
+    """An index in two parts: rows of classes that training saw, which vote, and rows of classes that came later.
+
+    What is derived from them is kept: where the index has changed, `gallery_of` makes another.
+    """
 
     index: NeighborIndex
     metric: Metric
@@ -61,19 +65,37 @@ class Gallery:
     voting: Codes  # row numbers
     later: Codes  # row numbers
 
-    @property
+    @cached_property
     def labels(self) -> Codes:
         """The class of each row of the index, as a number [M]."""
         return np.asarray(self.index.labels, dtype=np.int64)
 
+    @cached_property
+    def voting_classes(self) -> Codes:
+        """The classes that vote, ascending."""
+        return np.unique(self.labels[self.voting])
+
+    @cached_property
+    def later_classes(self) -> Codes:
+        """The classes that came later, ascending."""
+        return np.unique(self.labels[self.later])
+
     @property
     def classes(self) -> int:
         """How many classes vote."""
-        return len(np.unique(self.labels[self.voting]))
+        return len(self.voting_classes)
+
+    @cached_property
+    def centres_of_classes(self) -> tuple[Wide, Wide, Wide]:
+        """For the later classes: centres of those that vote [V, D], of the later ones [L, D], and the inverse covariance of
+        the first [D, D]. It takes a pass over all vectors, so it is kept."""
+        centres, covariance = _spread(self, self.voting_classes)
+        others, _ = _spread(self, self.later_classes)
+        return centres, others, np.asarray(np.linalg.pinv(covariance, hermitian=True), dtype=np.float64)
 
     def search(self, z: Floats, exclude: Codes | None = None) -> tuple[Floats, Codes]:
         """Scores and row numbers of the nearest ``k`` of the rows that vote, [N, k]; ``exclude`` as for the index, by id."""
-        only = np.unique(self.labels[self.voting]) if len(self.later) else None
+        only = self.voting_classes if len(self.later) else None
         return self.index.search_rows(z, self.k, exclude=exclude, labels=only)
 
 
@@ -114,7 +136,14 @@ def gallery_of(index: NeighborIndex, settings: EvaluateSection, trained: int) ->
     )
 
 
-def answer(gallery: Gallery, z: Floats, fitted: Calibration, precision: float = PRECISION) -> Answers:
+def answer(
+    gallery: Gallery,
+    z: Floats,
+    fitted: Calibration,
+    precision: float = PRECISION,
+    *,
+    near: tuple[Floats, Codes] | None = None,
+) -> Answers:
     """Name the class of each query, and say whether that is to be believed.
 
     Args:
@@ -122,12 +151,13 @@ def answer(gallery: Gallery, z: Floats, fitted: Calibration, precision: float = 
         z: [N, D].
         fitted: of this gallery.
         precision: wanted share of right answers among those that are given; see `Calibration.threshold`.
+        near: what ``gallery.search(z)`` returns, where that is known already.
 
     Raises:
         InputError: the precision is out of range.
     """
     line = fitted.threshold(precision)
-    scores, rows = gallery.search(z)
+    scores, rows = gallery.search(z) if near is None else near
     codes, similarity = gallery.labels[rows], similarities(scores, gallery.metric)
     labels = winners(codes, similarity, gallery.vote)
     probability = label_probability(codes, similarity, labels, fitted)
@@ -269,7 +299,7 @@ def _quality(of_truth: Wide, of_label: Wide, right: Flags) -> dict[str, float]:
 
 def _with_later(gallery: Gallery, z: Floats, scores: Floats, rows: Codes) -> tuple[Floats, Codes]:
     """The nearest k of all rows, from the nearest k that vote and the rows of later classes."""
-    only = np.unique(gallery.labels[gallery.later])
+    only = gallery.later_classes
     found, places = gallery.index.search_rows(z, min(gallery.k, len(gallery.later)), labels=only)
     scores, rows = np.concatenate([scores, found], axis=1), np.concatenate([rows, places], axis=1)
     order = np.argsort(scores if gallery.metric == "euclidean" else -scores, axis=1, kind="stable")[:, : gallery.k]
@@ -293,12 +323,10 @@ def _challenge(gallery: Gallery, z: Floats, labels: Codes, nearest: Codes) -> tu
     Returns:
         Whether a later class takes the query, the best one, and its probability against the class that won the vote, [N] each.
     """
-    voting, later = np.unique(gallery.labels[gallery.voting]), np.unique(gallery.labels[gallery.later])
+    voting, later = gallery.voting_classes, gallery.later_classes
     vectors = z / np.linalg.norm(z, axis=1, keepdims=True) if gallery.metric == "cosine" else z
     wide = vectors.astype(np.float64)
-    centres, covariance = _spread(gallery, voting)
-    others, _ = _spread(gallery, later)
-    inverse: Wide = np.asarray(np.linalg.pinv(covariance, hermitian=True), dtype=np.float64)
+    centres, others, inverse = gallery.centres_of_classes
     own = _log_density(wide, centres[np.searchsorted(voting, labels)], inverse)
     each = np.stack([_log_density(wide, centre, inverse) for centre in others], axis=1)  # [N, later]
     is_near = np.isin(nearest, later)

@@ -21,7 +21,6 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from nearfar.errors import InputError
 
@@ -317,6 +316,7 @@ def _scale(similarity: Wide) -> tuple[float, float]:
 
 def _descend(own: Flags, scaled: Wide, classes: int, start: tuple[float, float]) -> tuple[float, tuple[float, float, float]]:
     """The smallest log loss that is found from ``start``, and where: log T, b and the log odds of u, in scaled units."""
+    import torch
     from scipy.optimize import minimize
 
     similarity, right = torch.from_numpy(np.ascontiguousarray(scaled)), torch.from_numpy(np.ascontiguousarray(own))

@@ -6,17 +6,16 @@ process dies the last whole one is there.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
 from nearfar.errors import InputError
 from nearfar.files import write_bytes
+from nearfar.tensorfile import header_of, load
 
 
 class HasState(Protocol):
@@ -32,9 +31,7 @@ class HasState(Protocol):
 def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], header: Mapping[str, Any] | None = None) -> None:
     """Write named tensors and a JSON-able header to one safetensors file, atomically."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    # One entry only: safetensors writes several in random order, and equal models should be equal files.
-    metadata = {"format": "pt"} if header is None else {"nearfar": json.dumps(dict(header), allow_nan=False)}
-    write_bytes(path, safetensors.torch.save(plain, metadata))
+    write_bytes(path, safetensors.torch.save(plain, header_of(header)))
 
 
 def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -43,18 +40,7 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InputError: the file is missing, truncated, or not safetensors.
     """
-    try:
-        with safetensors.safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - an open file has keys, but cannot be iterated
-        header = json.loads(metadata.get("nearfar", "{}"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
-    if not isinstance(header, dict):
-        raise InputError(f"{path} is damaged: its header is not a JSON object")
-    return tensors, header
+    return load(path, "pt")
 
 
 def save_checkpoint(

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from nearfar import runs
+from nearfar import runs, trained
 from nearfar.data import ImageSet, load_images
 from nearfar.errors import InputError
-from nearfar.inference import embed, find_device
+from nearfar.inference import embed, embed_pixels, find_device, for_inference
+from nearfar.opening import check_block
 from nearfar.params import Params
 from nearfar.parts import build_encoder_for, check
 from nearfar.progress import Watcher
@@ -61,6 +63,7 @@ class Embedder(Params):
         self.device = device
         self.changes = changes
         self.start = start
+        self._ready: tuple[nn.Module, str, nn.Module] | None = None  # an encoder, a device, and the encoder made ready for it
 
     def fit(
         self,
@@ -128,6 +131,7 @@ class Embedder(Params):
             watcher=watcher,
         )
         self.encoder_, self.head_ = fitted.encoder, fitted.head
+        self._ready = None
         self.history_ = fitted.history
         self.training_.update(seconds=fitted.seconds, images_per_second=fitted.images_per_second, precision=fitted.precision)
         return self
@@ -145,7 +149,7 @@ class Embedder(Params):
         self.recipe_ = self.resolve()
         start, self.start_ = None, None
         if self.start is not None:
-            start, self.start_ = runs.load_start(Path(self.start), self.recipe_)
+            start, self.start_ = trained.load_start(Path(self.start), self.recipe_)
         check(self.recipe_, train, seed=self.seed, start=start)
         self.classes_ = tuple(train.classes)
         self.channels_, self.size_ = train.channels, train.size
@@ -160,6 +164,22 @@ class Embedder(Params):
         """
         self._require_fitted()
         return embed(self.encoder_, self.conform(X), self.recipe_.data, device=find_device(self.device))
+
+    def embed_block(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Embed uint8 [N, C, H, W], of the encoder's own size and channels, in one piece: float32 [N, D].
+
+        For many calls with few images: the network is made ready for inference once, so weights that are changed in place
+        afterwards are not seen. `transform` looks at them anew, converts, and cuts what is large.
+
+        Raises:
+            InputError: there is no model yet, or another shape or type.
+        """
+        self._require_fitted()
+        check_block(pixels, self.channels_, self.size_)
+        device = find_device(self.device)
+        if self._ready is None or self._ready[0] is not self.encoder_ or self._ready[1] != device:
+            self._ready = self.encoder_, device, for_inference(self.encoder_, device)
+        return embed_pixels(self._ready[2], pixels, self.recipe_.data, device)
 
     def fit_transform(self, X: ImageSet | ArrayLike, y: ArrayLike | None = None) -> np.ndarray:
         """`fit`, then `transform` of the same images."""
@@ -201,7 +221,7 @@ class Embedder(Params):
             return folder
         config = self.config({})
         runs.begin(folder, config, resume=False)
-        runs.finish(folder, self.encoder_, config, self.history_, self.head_)
+        trained.finish(folder, self.encoder_, config, self.history_, self.head_)
         return folder
 
     def config(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,7 +243,7 @@ class Embedder(Params):
         Raises:
             InputError: the folder is not a finished run, or a part is missing, damaged, or of another run.
         """
-        recipe, encoder, config = runs.load(Path(folder))
+        recipe, encoder, config = trained.load(Path(folder))
         model = cls(recipe=recipe, seed=config["seed"], device=device)
         model.recipe_, model.encoder_, model.head_ = recipe, encoder, runs.head_of(Path(folder), config)
         model.classes_ = tuple(config["classes"])

@@ -1,25 +1,20 @@
-"""A linear classifier on top of an embedding: how it is trained, what a run keeps of it, and what it says.
+"""A linear classifier on top of an embedding: what a run keeps of it, and what it says.
 
-Knows embeddings and class names; never images or encoders.
+Knows embeddings and class names; never images or encoders, nor how it is trained (`nearfar.headloss`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from nearfar.checkpoint import load_tensors, save_tensors
 from nearfar.errors import InputError
 from nearfar.files import hash_file
-from nearfar.losses.base import Batch, Loss
+from nearfar.tensorfile import load_arrays, save_arrays
 
 Floats = npt.NDArray[np.float32]
 
@@ -44,47 +39,9 @@ class Head:
         return found
 
 
-class HeadLoss(Loss):
-    """A loss of class scores, of the scores that a linear classifier gives embeddings of any width.
-
-    The classifier starts at zero: without a preference, whatever the scale of the embeddings.
-
-    Args:
-        loss: the loss of scores [B, classes].
-        classes: how many there are.
-        dim: D, the width of the embeddings.
-    """
-
-    takes_keys: ClassVar[bool] = False
-
-    def __init__(self, loss: Loss, *, classes: int, dim: int) -> None:
-        super().__init__()
-        self.loss = loss
-        self.linear = nn.Linear(dim, classes)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def classify(self, z: Tensor) -> Tensor:
-        """The class number, int64 [B], of each row of ``z`` [B, D]."""
-        return self._scores(z).argmax(1)
-
-    def head(self, classes: Sequence[str]) -> Head:
-        """A copy of the classifier as it is now; ``classes`` names its outputs."""
-        weight, bias = (value.detach().cpu().numpy().copy() for value in (self.linear.weight, self.linear.bias))
-        return Head(weight, bias, tuple(classes))
-
-    def _loss(self, batch: Batch) -> Tensor:
-        value: Tensor = self.loss(self._scores(batch.z), batch.labels)
-        return value
-
-    def _scores(self, z: Tensor) -> Tensor:
-        return F.linear(z, self.linear.weight.to(z.dtype), self.linear.bias.to(z.dtype))
-
-
 def save_head(path: Path, head: Head) -> str:
     """Write ``head`` to ``path`` as safetensors with its class names in the header; returns the file's hash."""
-    tensors = {"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)}
-    save_tensors(path, tensors, {"classes": list(head.classes)})
+    save_arrays(path, {"weight": head.weight, "bias": head.bias}, {"classes": list(head.classes)})
     return hash_file(path)
 
 
@@ -94,12 +51,12 @@ def load_head(path: Path, digest: str) -> Head:
     Raises:
         InputError: the file is missing, damaged, or not the one with the hash ``digest``.
     """
-    tensors, header = load_tensors(path)
+    arrays, header = load_arrays(path)
     if hash_file(path) != digest:
         raise InputError(f"{path} does not belong to this run: its hash differs; copy the run folder again")
-    classes, weight, bias = header.get("classes"), tensors.get("weight"), tensors.get("bias")
+    classes, weight, bias = header.get("classes"), arrays.get("weight"), arrays.get("bias")
     if isinstance(classes, list) and weight is not None and bias is not None:
         named = all(isinstance(name, str) for name in classes)
         if named and weight.ndim == 2 and bias.shape == weight.shape[:1] == (len(classes),):
-            return Head(weight.float().numpy(), bias.float().numpy(), tuple(classes))
+            return Head(weight.astype(np.float32), bias.astype(np.float32), tuple(classes))
     raise InputError(f"{path} is damaged: its weights and its class names do not fit together")

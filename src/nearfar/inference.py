@@ -11,19 +11,19 @@ from nearfar.data import ImageSet
 from nearfar.encoders import fuse
 from nearfar.errors import InputError
 from nearfar.memory import keep_freed_memory
+from nearfar.opening import check_finite
 from nearfar.recipe import DataSection
 
 BATCH = 512  # images embedded at once: from 256 on speed hardly changes, for 28 x 28 pixels and small nets (docs/speed.md)
 
 
-@torch.inference_mode()
 def embed(
     encoder: nn.Module, images: ImageSet, section: DataSection, *, device: str = "cpu", batch_size: int = BATCH
 ) -> np.ndarray:
     """Embed every image.
 
     Args:
-        encoder: maps float [B, C, H, W] to [B, D]; its mode is put back afterwards.
+        encoder: maps float [B, C, H, W] to [B, D]; stays as it is.
         images: N images of the size and channels that the encoder was built for.
         section: the recipe's data section, whose mean and std turn pixels into numbers.
         device: where to compute.
@@ -35,20 +35,30 @@ def embed(
     Raises:
         InputError: an embedding is not finite: the weights are broken.
     """
-    keep_freed_memory()
-    training = encoder.training
-    encoder.eval()
-    fast = fuse(encoder).to(device).eval()
-    parts = []
-    for start in range(0, len(images), batch_size):
-        pixels = torch.from_numpy(np.ascontiguousarray(images.images[start : start + batch_size])).to(device)
-        parts.append(fast(normalize(pixels, section.mean, section.std, channels_last=True)).float().cpu())
-    encoder.train(training)
+    fast = for_inference(encoder, device)
+    starts = range(0, len(images), batch_size)
+    parts = [embed_pixels(fast, images.images[at : at + batch_size], section, device) for at in starts]
     if not parts:
         raise InputError("there are no images to embed")
-    z: np.ndarray = torch.cat(parts).numpy()
-    if not np.isfinite(z).all():
-        raise InputError("the embeddings are not finite; the model's weights are broken, train it again at a lower rate")
+    return np.concatenate(parts)
+
+
+def for_inference(encoder: nn.Module, device: str) -> nn.Module:
+    """A copy of ``encoder`` in eval mode on ``device``, its batch norms folded into the convolutions before them."""
+    keep_freed_memory()
+    return fuse(encoder).to(device).eval()
+
+
+@torch.inference_mode()
+def embed_pixels(ready: nn.Module, pixels: np.ndarray, section: DataSection, device: str) -> np.ndarray:
+    """Embed uint8 pixels [N, C, H, W], all at once, by an encoder made ready by `for_inference`: float32 [N, D].
+
+    Raises:
+        InputError: an embedding is not finite: the weights are broken.
+    """
+    block = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+    z: np.ndarray = ready(normalize(block, section.mean, section.std, channels_last=True)).float().cpu().numpy()
+    check_finite(z)
     return z
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,15 @@ from nearfar import runs
 from nearfar.answers import trained_images
 from nearfar.card import write_card
 from nearfar.data import ImageSet, load_splits
-from nearfar.embedder import Embedder
 from nearfar.errors import InputError
 from nearfar.files import write_json
-from nearfar.health import warnings_of
+from nearfar.opening import classes_of, labels_in, load_run, shape_of
 from nearfar.search import NeighborIndex
 from nearfar.splits import Splits, load_for
 
 if TYPE_CHECKING:
     from nearfar.beside import Beside, Side
+    from nearfar.embedder import Embedder
 
 Source = str | Path | ImageSet
 Labels = npt.NDArray[np.int64]
@@ -136,6 +136,7 @@ def figures(judged: Judged, *, skip_bad: bool = False) -> dict[str, Any]:
     from nearfar.beside import Side
     from nearfar.certainty import certainty
     from nearfar.evaluation import evaluate_embeddings
+    from nearfar.health import warnings_of
 
     recipe, model = judged.model.recipe_, judged.model
     held = threshold_rows(judged)
@@ -315,28 +316,6 @@ def add_head_accuracy(tree: dict[str, Any], judged: Judged) -> None:
         tree["confidence"]["classification"] |= finite(intervals)
 
 
-def load_run(folder: Path, *, device: str = "auto") -> tuple[Embedder, NeighborIndex]:
-    """The model and the index of a finished run.
-
-    Raises:
-        InputError: a part is missing or damaged, or the index was made by another model.
-    """
-    model = Embedder.load(folder, device=device)
-    digest = runs.read_config(folder)["model"]["sha256"]
-    index = NeighborIndex.load(folder / runs.INDEX, expect_model_hash=digest)
-    if index.labels is None or len(index.names.get("images", [])) != len(index):
-        raise InputError(f"{folder / runs.INDEX} is damaged: it lacks labels or names of images; train again")
-    classes = classes_of(model, index)
-    if np.asarray(index.labels).max() >= len(classes) or tuple(classes[: len(model.classes_)]) != tuple(model.classes_):
-        raise InputError(f"{folder / runs.INDEX} does not belong to {folder}: it has classes that the run lacks")
-    return model, index
-
-
-def classes_of(model: Embedder, index: NeighborIndex) -> list[str]:
-    """Names of the classes that labels of the index number: those of training, then those that were added to the index."""
-    return list(index.names.get("classes", model.classes_))
-
-
 def threshold_rows(judged: Judged) -> tuple[npt.NDArray[np.float32], Labels, str]:
     """Embeddings and labels that thresholds are chosen on, and what they are: validation images, or else gallery images."""
     index, splits, model = judged.index, judged.splits, judged.model
@@ -349,20 +328,3 @@ def threshold_rows(judged: Judged) -> tuple[npt.NDArray[np.float32], Labels, str
 def sampled_rows(count: int) -> Labels:
     """The gallery rows, ascending, that thresholds are chosen on where there are no validation images."""
     return np.sort(np.random.default_rng(0).permutation(count)[:THRESHOLD_ROWS])
-
-
-def shape_of(model: Embedder) -> dict[str, Any]:
-    """How images must be read for this model."""
-    return {
-        "size": model.size_,
-        "channels": model.channels_,
-        "background": model.recipe_.data.background,
-    }
-
-
-def labels_in(images: ImageSet, classes: Sequence[str]) -> Labels:
-    """Labels as numbers of ``classes``, followed by those classes of the images that are not among them."""
-    place = {name: number for number, name in enumerate(classes)}
-    for name in images.classes:
-        place.setdefault(name, len(place))
-    return np.array([place[name] for name in images.classes], dtype=np.int64)[images.require_labels()]

@@ -14,7 +14,7 @@ from nearfar.augment import Augment, normalize
 from nearfar.data import ImageSet
 from nearfar.encoders import build_encoder, channels_last
 from nearfar.errors import InputError, did_you_mean
-from nearfar.heads import HeadLoss
+from nearfar.headloss import HeadLoss
 from nearfar.losses import LOSSES, Loss
 from nearfar.muon import Muon
 from nearfar.optim import Optimizer

@@ -1,7 +1,6 @@
 """The run folder: what one training leaves, whole enough to be copied, checked and loaded by strangers. No pickle.
 
-``config.json`` comes last and names the hash of ``model.safetensors``; a folder whose parts do not belong together is
-refused.
+Knows names, the config and the history; weights are those of `nearfar.trained`, which alone needs PyTorch.
 """
 
 from __future__ import annotations
@@ -11,16 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 import nearfar
-from nearfar.checkpoint import load_tensors, load_weights, save_tensors
-from nearfar.encoders import build_encoder, channels_last
 from nearfar.errors import InputError
-from nearfar.files import explain_os_errors, hash_file, read_json, write_json, write_text
-from nearfar.heads import Head, load_head, save_head
-from nearfar.recipe import Recipe
+from nearfar.files import explain_os_errors, read_json, write_json, write_text
+from nearfar.heads import Head, load_head
 
 FORMAT = 1
 CONFIG, MODEL, HISTORY, METRICS, CARD = "config.json", "model.safetensors", "history.jsonl", "metrics.json", "README.md"
@@ -56,37 +49,6 @@ def begin(folder: Path, config: Mapping[str, Any], *, resume: bool) -> None:
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, {"format": FORMAT, "nearfar": nearfar.__version__, "state": "training", **config})
-
-
-def finish(
-    folder: Path,
-    encoder: nn.Module,
-    config: Mapping[str, Any],
-    history: Sequence[Mapping[str, Any]],
-    head: Head | None = None,
-) -> str:
-    """Write the trained model into ``folder`` and declare the run finished; returns the model's hash.
-
-    The checkpoint goes last, so a crash before leaves a run that can be resumed.
-    """
-    write_history(folder, history)
-    save_tensors(folder / MODEL, encoder.state_dict())
-    digest = hash_file(folder / MODEL)
-    write_json(
-        folder / CONFIG,
-        {
-            "format": FORMAT,
-            "nearfar": nearfar.__version__,
-            "state": "finished",
-            **config,
-            "model": {"file": MODEL, "sha256": digest},
-            **({} if head is None else {"head": {"file": HEAD, "sha256": save_head(folder / HEAD, head)}}),
-        },
-    )
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-    if (folder / CHECKPOINT).parent.is_dir():
-        (folder / CHECKPOINT).parent.rmdir()
-    return digest
 
 
 def must_be_free(folder: Path) -> None:
@@ -166,32 +128,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load(folder: Path) -> tuple[Recipe, nn.Module, dict[str, Any]]:
-    """The recipe, the encoder in eval mode, and the config of a finished run.
+def read_finished(folder: Path) -> dict[str, Any]:
+    """The checked config of a finished run, which names its model and says what that takes.
 
     Raises:
-        InputError: a part is missing or damaged, parts do not belong together, or the run is not finished.
+        InputError: as `read_config`; or the run is not finished, or its config is damaged.
     """
     config = read_config(folder)
     if config["state"] != "finished" or not isinstance(config.get("model"), dict):
         raise InputError(f"the run in {folder} is not finished; go on with nearfar train DATA --out {folder} --resume")
-    recipe = Recipe.from_dict(config["recipe"])
-    path = folder / MODEL
-    if not path.exists():
-        raise InputError(f"{path} is missing; copy the run folder again, or train again")
-    if hash_file(path) != config["model"].get("sha256"):
-        raise InputError(f"{path} does not belong to {folder / CONFIG}: its hash differs; copy the run folder again")
     size, channels = config["input"].get("size"), config["input"].get("channels")
     if not (isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) for n in [*size, channels])):
         raise InputError(f"{folder / CONFIG} is damaged: 'input' does not say channels and size")
-    weights, _ = load_tensors(path)
-    try:
-        with torch.device("meta"):  # no memory is taken on the word of a config, only for weights that are there
-            encoder = build_encoder(recipe.encoder.kind, channels=channels, size=(size[0], size[1]), **recipe.encoder.params)
-    except (RuntimeError, OverflowError, MemoryError) as error:
-        raise InputError(f"{folder / CONFIG} asks for a network that cannot be built: {str(error).splitlines()[0]}") from None
-    load_weights(encoder, weights, path)
-    return recipe, channels_last(encoder).eval(), config
+    return config
 
 
 def head_of(folder: Path, config: Mapping[str, Any]) -> Head | None:
@@ -202,34 +151,6 @@ def head_of(folder: Path, config: Mapping[str, Any]) -> Head | None:
     """
     entry = config.get("head")
     return None if not isinstance(entry, dict) else load_head(folder / HEAD, str(entry.get("sha256")))
-
-
-def recipe_to_continue(folder: Path) -> Recipe:
-    """The recipe of a finished run, for images that are brought to the size and channels which its encoder takes.
-
-    Raises:
-        InputError: there is no finished run in ``folder``.
-    """
-    recipe, _, config = load(folder)
-    return recipe.with_changes({"data.size": config["input"]["size"], "data.channels": config["input"]["channels"]})
-
-
-def load_start(folder: Path, recipe: Recipe) -> tuple[nn.Module, dict[str, str]]:
-    """The encoder of a finished run, for the training of ``recipe`` to begin with, and which one it is.
-
-    Raises:
-        InputError: there is no finished run, or its encoder or its preprocessing is not that of ``recipe``.
-    """
-    earlier, encoder, config = load(folder)
-    same = {"encoder.kind": (earlier.encoder.kind, recipe.encoder.kind)}
-    same |= {f"data.{key}": (getattr(earlier.data, key), getattr(recipe.data, key)) for key in ("mean", "std")}
-    for key, (there, here) in same.items():
-        if there != here:
-            raise InputError(
-                f"cannot start from {folder}: its {key} is {there!r}, the recipe's is {here!r}; "
-                "leave out --recipe, and the run's own is taken"
-            )
-    return encoder, {"run": str(folder), "sha256": config["model"]["sha256"]}
 
 
 def _difference(folder: Path, key: str, earlier: Any, now: Any) -> str:

@@ -25,7 +25,8 @@ from nearfar.checkpoint import load_checkpoint, save_checkpoint
 from nearfar.data import ImageSet
 from nearfar.errors import InputError
 from nearfar.gradcache import cached_step
-from nearfar.heads import Head, HeadLoss
+from nearfar.headloss import HeadLoss
+from nearfar.heads import Head
 from nearfar.health import batch_figures, diagnose, embedding_figures, measured_batch, sample
 from nearfar.inference import embed as embed_all
 from nearfar.losses import Loss

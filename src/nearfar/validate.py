@@ -12,7 +12,7 @@ from torch import nn
 from nearfar.classify import similarities, winners
 from nearfar.data import ImageSet
 from nearfar.errors import InputError
-from nearfar.heads import HeadLoss
+from nearfar.headloss import HeadLoss
 from nearfar.inference import embed
 from nearfar.recipe import Recipe
 from nearfar.sampling import Pairs, Shuffle

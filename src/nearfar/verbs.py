@@ -16,10 +16,10 @@ from nearfar.calibrate import PRECISION
 from nearfar.card import write_card
 from nearfar.data import ImageSet, load_any, load_images
 from nearfar.data.loading import open_source
-from nearfar.embedder import Embedder
 from nearfar.errors import InputError
 from nearfar.files import write_atomic, write_text
-from nearfar.judging import Source, classes_of, evaluate, judge, labels_in, load_run, shape_of
+from nearfar.judging import Source, evaluate, judge
+from nearfar.opening import Model, classes_of, labels_in, load_run, open_model, shape_of
 from nearfar.progress import Watcher
 from nearfar.recipe import Recipe, load_recipe
 from nearfar.search import NeighborIndex
@@ -67,6 +67,9 @@ def train(
     Raises:
         InputError: the data, the recipe or the folder do not fit.
     """
+    from nearfar import trained
+    from nearfar.embedder import Embedder
+
     source = data.name if isinstance(data, ImageSet) else str(data)
     if resume and out is None:
         raise InputError("to resume, name the folder of the interrupted run: --out RUN")
@@ -76,7 +79,7 @@ def train(
         begun = earlier.get("start")
         start = begun.get("run") if start is None and isinstance(begun, dict) else start
     if recipe is None:
-        recipe = default_recipe(source) if start is None else runs.recipe_to_continue(Path(start))
+        recipe = default_recipe(source) if start is None else trained.recipe_to_continue(Path(start))
     own = {"train.epochs": epochs, "data.unseen": parse_unseen(unseen) if isinstance(unseen, str) else unseen}
     given = {key: value for key, value in own.items() if value is not None}
     chosen = load_recipe(recipe, {**(changes or {}), **given})
@@ -91,7 +94,7 @@ def train(
     runs.begin(folder, model.config(about), resume=resume)
     model.fit_parts(splits.train, splits.validation, folder=folder, resume=resume, watcher=watcher)
     z = model.transform(splits.train)
-    digest = runs.finish(folder, model.encoder_, model.config(about), model.history_, model.head_)
+    digest = trained.finish(folder, model.encoder_, model.config(about), model.history_, model.head_)
     index = NeighborIndex(chosen.evaluate.metric, chosen.evaluate.backend).fit(z, splits.train.labels)
     index.save(folder / runs.INDEX, model_hash=digest, names={"images": splits.train.ids.tolist()})
     if splits.train.labels is not None:
@@ -123,7 +126,7 @@ def embed(run: str | Path, data: Source, *, out: str | Path, device: str = "auto
     out = Path(out)
     if out.suffix not in (".npz", ".parquet"):
         raise InputError(f"cannot write embeddings to {out}; its name must end in .npz or .parquet")
-    model = Embedder.load(run, device=device)
+    model = open_model(Path(run), device=device)
     images = load_any([data], **shape_of(model), skip_bad=skip_bad)
     z = model.transform(images)
     names = None if images.labels is None else np.array(images.classes)[images.labels]
@@ -267,7 +270,7 @@ def default_recipe(source: str) -> str:
     return {"mnist": "mnist-fast", "fashion-mnist": "fashion-fast", "digits": "mnist-fast"}.get(source, "images")
 
 
-def _to_predict(images: Sequence[str | Path], model: Embedder, skip_bad: bool) -> ImageSet:
+def _to_predict(images: Sequence[str | Path], model: Model, skip_bad: bool) -> ImageSet:
     """All given images; of one data set that has a test split, only that, since the others may be in the index."""
     if len(images) == 1 and "test" in open_source(images[0]):
         return load_images(images[0], "test", **shape_of(model), skip_bad=skip_bad)

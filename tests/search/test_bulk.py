@@ -8,7 +8,7 @@ import torch
 from neighbours import points, slow
 
 from nearfar.errors import InputError
-from nearfar.search import bulk, cells, exact, tiles
+from nearfar.search import bulk, cells, exact, tensors, tiles
 from nearfar.search.bulk import find_candidates
 from nearfar.search.cells import make_cells
 from nearfar.search.exact import nearest, nearest_prepared
@@ -50,7 +50,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     ]:
         monkeypatch.setattr(module, name, value)
     if request.param == "float32":
-        monkeypatch.setattr(exact, "has_narrow_products", lambda: False)
+        monkeypatch.setattr(tensors, "has_narrow_products", lambda: False)
     return str(request.param)
 
 

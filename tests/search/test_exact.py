@@ -6,19 +6,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from neighbours import points, slow
 
 from nearfar.errors import InputError
-from nearfar.search import exact, nearest
+from nearfar.search import arithmetic, exact, nearest
+from nearfar.search.arithmetic import Reals
 from nearfar.search.exact import nearest_prepared
 from nearfar.search.vectors import METRICS, unit_rows
 
 TILES = {"as shipped": {}, "small": {"_TILE": 500, "_CHUNK": 100, "_WIDE_CHUNK": 64}, "odd": {"_TILE": 3000, "_CHUNK": 37}}
 
 
+@pytest.fixture(params=["torch", "numpy"])
+def arithmetic_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of the arithmetic: as where PyTorch is loaded, and as where it is not."""
+    for module in (arithmetic, exact):
+        monkeypatch.setattr(module, "has_torch", lambda: request.param == "torch")
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("arithmetic_by")
 @pytest.mark.parametrize("tiles", TILES)
 @pytest.mark.parametrize("kind", ["normal", "duplicates", "collapsed", "integers", "one point", "far away"])
 @pytest.mark.parametrize("metric", METRICS)
@@ -57,6 +66,7 @@ def test_ties_of_small_integers_go_to_the_lowest_row(seed: int, rows: int, width
         np.testing.assert_array_equal(result, expected)
 
 
+@pytest.mark.usefixtures("arithmetic_by")
 def test_more_duplicates_than_candidates_are_settled_exactly() -> None:
     """100 copies of the query's nearest point, spread over the gallery, and k in the midst of them."""
     generator = np.random.default_rng(0)
@@ -73,14 +83,14 @@ def test_rounding_of_the_float32_product_does_not_reach_the_result(monkeypatch: 
     gallery, queries = points("collapsed", 400, 16, 0), points("collapsed", 30, 16, 1)
     expected = {metric: slow(queries, gallery, 9, metric) for metric in METRICS}
     plain = exact.products
-    generator = torch.Generator().manual_seed(0)
+    generator = np.random.default_rng(0)
 
-    def shaken(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def shaken(a: Reals, b: Reals, bias: Reals | None = None) -> Reals:
         tile = plain(a, b, bias)
-        if tile.dtype == torch.float64:
+        if tile.dtype == np.float64:
             return tile
-        reach = a.norm(dim=1)[:, None] * b.norm(dim=1)
-        return tile + 16 * 2.0**-24 * reach * (2.0 * torch.rand(tile.shape, generator=generator) - 1.0)
+        reach = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)
+        return tile + (16 * 2.0**-24 * reach * generator.uniform(-1.0, 1.0, tile.shape)).astype(np.float32)
 
     monkeypatch.setattr(exact, "products", shaken)
     for metric in METRICS:
@@ -94,7 +104,7 @@ def test_tiles_stay_within_their_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     plain = exact.products
 
-    def watched(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def watched(a: Reals, b: Reals, bias: Reals | None = None) -> Reals:
         sizes.append(len(a) * len(b))
         return plain(a, b, bias)
 
@@ -138,15 +148,29 @@ def test_some_rows_of_a_gallery_give_what_a_gallery_of_these_rows_gives(
             np.testing.assert_array_equal(found, rows[expected[1]])
 
 
+@pytest.mark.usefixtures("arithmetic_by")
 def test_the_largest_of_each_row_are_found_in_groups_and_in_the_rest() -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = np.random.default_rng(0)
     for width in (1, 7, 64, 1000, 1003):
-        tile = torch.rand((12, width), generator=generator)
+        tile = generator.random((12, width), dtype=np.float32)
         for k in {1, min(3, width), min(100, width), width}:
-            values, columns = exact.largest(tile, k)
-            torch.testing.assert_close(tile.gather(1, columns), values)
-            torch.testing.assert_close(values.sort(dim=1).values, tile.sort(dim=1).values[:, width - k :])
+            values, columns = arithmetic.largest(tile, k)
+            np.testing.assert_array_equal(np.take_along_axis(tile, columns, axis=1), values)
+            np.testing.assert_array_equal(np.sort(values, axis=1), np.sort(tile, axis=1)[:, width - k :])
             assert all(len(set(row)) == k for row in columns.tolist())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_many_queries_are_searched_the_same_without_pytorch(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bulk with PyTorch, by the plain way without it: bit for bit."""
+    gallery, queries = unit_rows(points("normal", 9000, 12, 0), "g"), unit_rows(points("normal", 100, 12, 1), "q")
+    gallery[100:200] = gallery[:100]
+    exclude = np.arange(-1, 99)
+    bulk = nearest(queries, gallery, 12, metric=metric, exclude=exclude)
+    for module in (arithmetic, exact):
+        monkeypatch.setattr(module, "has_torch", lambda: False)
+    for plain, expected in zip(nearest(queries, gallery, 12, metric=metric, exclude=exclude), bulk, strict=True):
+        np.testing.assert_array_equal(plain, expected)
 
 
 def test_what_does_not_fit_is_refused_in_one_line() -> None:

@@ -10,7 +10,7 @@ import pytest
 from samples import TINY, shapes
 
 from nearfar.errors import InputError
-from nearfar.judging import load_run
+from nearfar.opening import load_run
 from nearfar.recipe import Recipe
 from nearfar.search import NeighborIndex
 from nearfar.verbs import train

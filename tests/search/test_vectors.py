@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from nearfar.errors import InputError
-from nearfar.search import vectors
-from nearfar.search.vectors import as_tensor, as_vectors, centre_of, check_k, check_metric, products, unit_rows
+from nearfar.search import tensors, vectors
+from nearfar.search.tensors import as_tensor, products
+from nearfar.search.vectors import as_vectors, centre_of, check_k, check_metric, unit_rows
 
 
 def test_vectors_are_float32_in_row_order_and_copied_only_where_needed() -> None:
@@ -71,7 +72,7 @@ def test_unit_rows_have_length_one_and_do_not_depend_on_their_neighbours(monkeyp
 @pytest.mark.parametrize("fast", [True, False])
 def test_products_agree_with_float64(bias: bool, dtype: torch.dtype, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not fast:
-        monkeypatch.setattr(vectors, "_onednn_linear", lambda: None)
+        monkeypatch.setattr(tensors, "_onednn_linear", lambda: None)
     generator = torch.Generator().manual_seed(0)
     for m, n, d in ((1, 1, 1), (1, 50, 64), (33, 7, 2), (64, 300, 65)):
         a, b = torch.randn(m, d, generator=generator), torch.randn(n, d, generator=generator)
@@ -85,12 +86,12 @@ def test_products_agree_with_float64(bias: bool, dtype: torch.dtype, fast: bool,
 
 
 def test_a_build_without_the_fast_product_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors._onednn_linear.cache_clear()
-    monkeypatch.setattr(vectors.torch, "ops", object())
+    tensors._onednn_linear.cache_clear()
+    monkeypatch.setattr(tensors.torch, "ops", object())
     try:
-        assert vectors._onednn_linear() is None
+        assert tensors._onednn_linear() is None
     finally:
-        vectors._onednn_linear.cache_clear()
+        tensors._onednn_linear.cache_clear()
 
 
 def test_a_read_only_array_becomes_a_tensor_without_a_warning() -> None:

@@ -15,7 +15,8 @@ import torch
 
 from nearfar.errors import InputError
 from nearfar.evaluation.clustering import class_sums
-from nearfar.search.vectors import Floats, as_tensor, as_vectors, blocks, products, squared_lengths
+from nearfar.search.tensors import as_tensor, products
+from nearfar.search.vectors import Floats, as_vectors, blocks, squared_lengths
 
 Codes = npt.NDArray[np.int64]
 Wide = npt.NDArray[np.float64]

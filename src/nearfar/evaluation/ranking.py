@@ -23,18 +23,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nearfar.search.exact import largest
 from nearfar.search.scoring import spread_places
+from nearfar.search.tensors import as_tensor, has_narrow_products, largest, products
 from nearfar.search.tiles import Tiles, greatest_possible
-from nearfar.search.vectors import (
-    Floats,
-    Ints,
-    Metric,
-    as_tensor,
-    centre_of,
-    has_narrow_products,
-    products,
-)
+from nearfar.search.vectors import Floats, Ints, Metric, centre_of
 from nearfar.threads import Spread, single_threads
 
 Wide = npt.NDArray[np.float64]

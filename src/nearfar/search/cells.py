@@ -11,7 +11,8 @@ from torch import Tensor
 
 from nearfar.search.bulk import Cells
 from nearfar.search.scoring import Gallery, spread_places
-from nearfar.search.vectors import Floats, Ints, Metric, as_tensor, products, squared_lengths
+from nearfar.search.tensors import as_tensor, products
+from nearfar.search.vectors import Floats, Ints, Metric, squared_lengths
 
 _SAMPLE = 4096
 """Vectors that K-means sees."""

@@ -5,8 +5,8 @@ neither on the tiles nor on the way it was found: candidates are scored one by o
 summation, rounded to float32, and ordered by (score, row).
 
 Many queries in a large gallery are done in bulk (``nearfar.search.bulk``): candidates by bfloat16, where the processor
-has it, and by float32 for queries of which bfloat16 leaves too many. Few queries, small galleries, large k, and what bulk
-search leaves over, go this way:
+has it, and by float32 for queries of which bfloat16 leaves too many. Few queries, small galleries, large k, a process
+that has not loaded PyTorch, and what bulk search leaves over, go this way:
 
 1. The score of every pair is found by float32 matrix products, a tile of queries by a chunk of the gallery at a time.
    Of each group of some 32 columns the largest is taken. The best k lie within the k groups of largest maxima, so
@@ -23,31 +23,28 @@ vectors, take 17 bytes a vector.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from nearfar.errors import InputError
-from nearfar.search.bulk import Candidates, find_candidates
-from nearfar.search.cells import make_cells
+from nearfar.search.arithmetic import Reals, has_torch, largest, products, reached, squares
 from nearfar.search.scoring import Gallery, from_keys, score_pairs, sort_keys, spread_places
 from nearfar.search.vectors import (
     Floats,
     Ints,
     Metric,
-    as_tensor,
     as_vectors,
     centre_of,
     check_k,
     check_metric,
-    has_narrow_products,
-    products,
     squared_lengths,
     unit_rows,
 )
+
+if TYPE_CHECKING:
+    from nearfar.search.bulk import Candidates
 
 Wide = npt.NDArray[np.float64]
 
@@ -135,7 +132,7 @@ def nearest_prepared(
     places = Gallery(gallery, rows, scale)
     if exclude is not None:
         exclude = places.places_of(exclude)
-    if len(queries) >= _MANY_QUERIES and len(places) >= _MANY_ROWS and k <= _FEW:
+    if len(queries) >= _MANY_QUERIES and len(places) >= _MANY_ROWS and k <= _FEW and has_torch():
         scores, found = _in_bulk(queries, places, k, metric, exclude)
     else:
         scores, found = _Search(queries, places, k, metric, exclude).run()
@@ -147,6 +144,10 @@ def _in_bulk(queries: Floats, gallery: Gallery, k: int, metric: Metric, exclude:
 
     Cells leave so few products to be made that to score the candidates of bfloat16 would cost more than float32 does.
     """
+    from nearfar.search.bulk import find_candidates
+    from nearfar.search.cells import make_cells
+    from nearfar.search.tensors import has_narrow_products
+
     scores = np.empty((len(queries), k), dtype=np.float32)
     places = np.empty((len(queries), k), dtype=np.int64)
     centre = _bulk_centre(gallery, metric)
@@ -228,29 +229,28 @@ class _Search:
     def candidates(self) -> tuple[Wide, Ints]:
         """Step 1: similarities [N, kept] as float32 products give them, in no order, and their rows."""
         count, kept = len(self.queries), self.kept
-        best = torch.full((count, kept), -math.inf)
-        rows = torch.zeros((count, kept), dtype=torch.int64)
+        best: Reals = np.full((count, kept), -math.inf, dtype=np.float32)
+        rows = np.zeros((count, kept), dtype=np.int64)
         for start in range(0, len(self.gallery), _CHUNK):
-            keys = as_tensor(self._moved(self.gallery.between(start, start + _CHUNK)))
+            keys = self._moved(self.gallery.between(start, start + _CHUNK))
             bias = None
             if self.metric != "cosine":
-                squares = torch.linalg.vecdot(keys, keys)
-                self.longest = max(self.longest, math.sqrt(float(squares.max()) * (1.0 + keys.shape[1] * _UNIT)))
-                bias = -squares if self.distances else None
+                lengths = squares(keys)
+                self.longest = max(self.longest, math.sqrt(float(lengths.max()) * (1.0 + keys.shape[1] * _UNIT)))
+                bias = -lengths if self.distances else None
             for first in range(0, count, step := max(1, _TILE // len(keys))):
                 part = slice(first, min(first + step, count))
-                queries = as_tensor(self._moved(self.queries[part]))
+                queries = self._moved(self.queries[part])
                 tile = products(2.0 * queries if self.distances else queries, keys, bias)
                 self._blank(tile, part, start)
                 values, columns = largest(tile, min(kept, len(keys)))
                 columns += start
                 if start:
-                    values = torch.cat([best[part], values], dim=1)
-                    columns = torch.cat([rows[part], columns], dim=1)
-                    values, order = values.topk(kept, dim=1, sorted=False)
-                    columns = columns.gather(1, order)
+                    columns = np.concatenate([rows[part], columns], axis=1)
+                    values, order = largest(np.concatenate([best[part], values], axis=1), kept)
+                    columns = np.take_along_axis(columns, order, axis=1)
                 best[part, : values.shape[1]], rows[part, : values.shape[1]] = values, columns
-        return best.numpy().astype(np.float64), rows.numpy()
+        return best.astype(np.float64), rows
 
     def rank(self, approximate: Wide, places: Ints) -> tuple[Floats, Ints]:
         """The k best [N, k] of the candidates by (score, place), scored anew."""
@@ -304,15 +304,14 @@ class _Search:
         start, width = 0, min(1024, _WIDE_CHUNK)  # the first part yields every row of a tie, so it is small
         while start < len(self.gallery):
             chunk = self._moved_wide(self.gallery.between(start, start + width))
-            squares = np.einsum("nd,nd->n", chunk, chunk)
-            bias = torch.from_numpy(-squares) if self.distances else None
-            found = products(torch.from_numpy(twice), torch.from_numpy(chunk), bias)
-            reach = np.sqrt(lengths) + math.sqrt(squares.max())
+            own = np.einsum("nd,nd->n", chunk, chunk)
+            found = products(twice, chunk, -own if self.distances else None)
+            reach = np.sqrt(lengths) + math.sqrt(own.max())
             bound = self._bound(floor, keys[:, -1], lengths) - slack * reach**2 - 1e-44
             self._blank(found, which, start)
-            at, columns = (found >= torch.from_numpy(bound)[:, None]).nonzero(as_tuple=True)
+            at, columns = reached(found, bound)
             if len(at):
-                self._merge(keys, rows, which, at.numpy(), columns.numpy() + start, sign)
+                self._merge(keys, rows, which, at, columns + start, sign)
             start, width = start + width, min(2 * width, _WIDE_CHUNK)
         return (keys * np.float32(sign)).astype(np.float32), rows
 
@@ -346,13 +345,13 @@ class _Search:
         best = order[starts[:, None] + np.arange(self.k)]
         keys[touched], rows[touched] = key[best], row[best]
 
-    def _blank(self, tile: Tensor, part: slice | Ints, start: int) -> None:
+    def _blank(self, tile: Reals, part: slice | Ints, start: int) -> None:
         """Give the excluded rows of a tile [n, M], which begins at row ``start``, the lowest similarity."""
         if self.exclude is None:
             return
         columns = self.exclude[part] - start
         at = np.flatnonzero((columns >= 0) & (columns < tile.shape[1]))
-        tile[torch.from_numpy(at), torch.from_numpy(columns[at])] = -math.inf
+        tile[at, columns[at]] = -math.inf
 
     def _moved(self, vectors: Floats) -> Floats:
         return vectors if self.centre is None else vectors - self.centre
@@ -360,25 +359,3 @@ class _Search:
     def _moved_wide(self, vectors: Floats) -> Wide:
         wide = vectors.astype(np.float64)
         return wide if self.centre is None else wide - self.centre
-
-
-def largest(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the ``k`` largest values of each row of ``tile`` [N, M] and their columns, both [N, k], in no order.
-
-    ``topk`` over whole rows is slow. The k largest lie in the k groups of columns with the largest maxima, since each
-    of the other groups has k values before it; maxima are found at the speed of memory.
-    """
-    count, width = tile.shape
-    size = 1 << max(0, round(math.log2(math.sqrt(width / k)))) if width > 8 * k else 1
-    if size == 1:
-        return tile.topk(k, dim=1, sorted=False)
-    groups = width // size
-    # Group j holds the columns j, j + groups, j + 2 groups, ...: a maximum over an outer axis runs vector by vector.
-    head = tile[:, : groups * size].unflatten(1, (size, groups))
-    _, chosen = head.amax(dim=1).topk(k, dim=1, sorted=False)
-    values = head.gather(2, chosen[:, None, :].expand(count, size, k)).reshape(count, size * k)
-    rest = tile[:, groups * size :]
-    best, at = torch.cat([values, rest], dim=1).topk(k, dim=1, sorted=False)
-    inside = torch.where(at < size * k, at, torch.zeros_like(at))
-    columns = torch.div(inside, k, rounding_mode="floor") * groups + chosen.gather(1, inside % k)
-    return best, torch.where(at < size * k, columns, at - size * k + groups * size)

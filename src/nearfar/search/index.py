@@ -252,6 +252,7 @@ class NeighborIndex(Params):
         *,
         expect_model_hash: str | None = None,
         verify: bool = False,
+        mapped: bool = True,
         backend: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Self:
@@ -261,6 +262,7 @@ class NeighborIndex(Params):
             folder: what ``save`` wrote.
             expect_model_hash: refuse an index that another model made.
             verify: read every file and compare its hash.
+            mapped: False reads the vectors into memory, so that nothing done to the files later reaches them.
             backend: None opens the engine that was saved. "exact" leaves it aside, and so do the others, which build
                 theirs anew from the vectors.
             options: of the engine, instead of those that it was saved with.
@@ -269,7 +271,7 @@ class NeighborIndex(Params):
             InputError: a file is missing, truncated or damaged, another model made the index, or its engine is not
                 installed.
         """
-        stored = read_index(folder, verify=verify)
+        stored = read_index(folder, verify=verify, mapped=mapped)
         if expect_model_hash is not None and stored.model_hash != expect_model_hash:
             made = f"by {stored.model_hash[:12]}" if stored.model_hash else "without naming its model"
             raise InputError(f"{folder} was made {made}, not by the model {expect_model_hash[:12]}; build it again")
@@ -283,7 +285,8 @@ class NeighborIndex(Params):
                 known = _open(stored.engine, entries, metric, options or {})
             except FileNotFoundError:
                 # Another process has saved a new state meanwhile: it is read, or what is missing is named.
-                return cls.load(folder, expect_model_hash=expect_model_hash, verify=verify, options=options)
+                again = {"expect_model_hash": expect_model_hash, "verify": verify, "mapped": mapped, "options": options}
+                return cls.load(folder, **again)
         index._take(entries, known, built, stored.model_hash, stored.names)
         return index
 

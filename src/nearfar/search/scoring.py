@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from nearfar.search.arithmetic import threads
 from nearfar.search.vectors import Floats, Ints, Metric, unit_rows
 
 _BLOCK = 1 << 16
@@ -97,7 +97,7 @@ def score_pairs(queries: Floats, gallery: Gallery, owners: Ints, places: Ints, m
             scores[part] = np.clip(total, -1.0, 1.0) if metric == "cosine" else total
 
     starts = range(0, len(owners), step)
-    workers = min(torch.get_num_threads(), len(starts) // 8)  # to start threads takes as long as a few pieces
+    workers = min(threads(), len(starts) // 8)  # to start threads takes as long as a few pieces
     if workers < 2:
         for first in starts:
             some(first)

@@ -110,8 +110,8 @@ def write_index(folder: Path | str, stored: Stored) -> None:
         _sweep(folder, keep={entry["name"] for entry in files.values()})
 
 
-def read_index(folder: Path | str, *, verify: bool = False) -> Stored:
-    """Open the index in ``folder``; vectors are mapped, not read. ``verify`` also compares every file's hash.
+def read_index(folder: Path | str, *, verify: bool = False, mapped: bool = True) -> Stored:
+    """Open the index in ``folder``; vectors are ``mapped``, or else read. ``verify`` also compares every file's hash.
 
     The engine's file is named and not opened.
 
@@ -121,13 +121,13 @@ def read_index(folder: Path | str, *, verify: bool = False) -> Stored:
     folder = Path(folder)
     manifest = _read_manifest(folder)
     try:
-        return _read_files(folder, manifest, verify)
+        return _read_files(folder, manifest, verify, mapped)
     except FileNotFoundError as error:
         # A writer may have replaced the index between the reading of the manifest and of the files it names.
         fresh = _read_manifest(folder)
         if fresh == manifest:
             raise InputError(f"{error.filename} is missing; build the index again") from None
-        return _read_files(folder, fresh, verify)
+        return _read_files(folder, fresh, verify, mapped)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _check_format(path: Path, manifest: Mapping[str, Any]) -> None:
         )
 
 
-def _read_files(folder: Path, manifest: Mapping[str, Any], verify: bool) -> Stored:
+def _read_files(folder: Path, manifest: Mapping[str, Any], verify: bool, mapped: bool) -> Stored:
     path = folder / MANIFEST
     rows, dimensions, metric = manifest.get("rows"), manifest.get("dimensions"), manifest.get("metric")
     files, model_hash = manifest.get("files"), manifest.get("model_hash")
@@ -165,7 +165,7 @@ def _read_files(folder: Path, manifest: Mapping[str, Any], verify: bool) -> Stor
         raise InputError(f"{path} is damaged: model_hash is {model_hash!r}")
     paths = {what: _check_file(folder, what, entry, verify) for what, entry in files.items()}
     shape: tuple[Any, ...] = (rows, dimensions)
-    vectors = _read_array(paths["vectors"], np.float32, shape, mapped=True)
+    vectors = _read_array(paths["vectors"], np.float32, shape, mapped=mapped)
     ids = _read_array(paths["ids"], np.int64, shape[:1])
     labels = _read_array(paths["labels"], None, shape[:1]) if "labels" in paths else None
     names = read_json(paths["names"]) if "names" in paths else {}

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nearfar.search.vectors import Floats, Ints, Metric, as_tensor, narrow_products, products, squared_lengths
+from nearfar.search.tensors import as_tensor, narrow_products, products
+from nearfar.search.vectors import Floats, Ints, Metric, squared_lengths
 
 Wide = npt.NDArray[np.float64]
 

@@ -1,20 +1,16 @@
-"""What search and evaluation know about vectors: the three metrics, checked input, and the fastest float32 product.
+"""What search and evaluation know about vectors: the three metrics, checked input, lengths and a centre.
 
-Nothing here knows of images, labels or files.
+Nothing here knows of images, labels or files, nor of PyTorch.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from nearfar.errors import InputError, did_you_mean
 
@@ -146,87 +142,16 @@ def centre_of(vectors: Floats) -> Floats:
     return (np.round(mean / grid) * grid).astype(np.float32)
 
 
+def group_size(width: int, k: int) -> int:
+    """How many of ``width`` columns to put into a group, of which only maxima are compared, where the ``k`` largest are wanted.
+
+    The work is about width / size + k size comparisons. 1 where groups would spare none.
+    """
+    return 1 << max(0, round(math.log2(math.sqrt(width / k)))) if width > 8 * k else 1
+
+
 def blocks(array: Floats) -> Iterator[tuple[int, Floats]]:
     """Yield (first row, rows) through ``array`` [N, D] by parts of some 16 MiB."""
     step = max(1, _BLOCK // array.shape[1])
     for start in range(0, len(array), step):
         yield start, array[start : start + step]
-
-
-def as_tensor(array: npt.NDArray[Any]) -> Tensor:
-    """Return a tensor on the memory of ``array``, for reading only."""
-    _accept_read_only_arrays()
-    return torch.from_numpy(array)
-
-
-@cache
-def _accept_read_only_arrays() -> None:
-    """Let PyTorch say, unheard, what it says once: that a read-only array could be written to. We only read."""
-    array = np.zeros(1, dtype=np.float32)
-    array.flags.writeable = False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.from_numpy(array)
-
-
-def products(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return ``a @ b.T + bias``: a [M, D], b [N, D], bias [N] or None; float32 gives float32 [M, N].
-
-    oneDNN's kernel is used where the build of PyTorch has it: on AMD processors it is more than twice as fast as the
-    one behind ``torch.mm`` and as exact (float32 throughout), and it is never slower elsewhere by much.
-    """
-    fast = _onednn_linear()
-    if fast is not None and a.dtype == torch.float32:
-        return fast(a, b, bias, "none", [], "")
-    return a @ b.T if bias is None else torch.addmm(bias, a, b.T)
-
-
-def packed(b: Tensor) -> Tensor:
-    """Return ``b`` [N, D] as ``products`` takes it fastest, time and again: in oneDNN's own layout if it has one."""
-    if _onednn_linear() is None:
-        return b
-    try:
-        made: Tensor = torch.ops.mkldnn._reorder_linear_weight(b, 64)
-        return made
-    except (AttributeError, RuntimeError):
-        return b
-
-
-def narrow_products(a: Tensor, b: Tensor, bias: Tensor) -> Tensor:
-    """Return ``a @ b.T + bias`` of bfloat16 a [M, D] and b [N, D] and float32 bias [N], rounded once, to bfloat16 [M, N].
-
-    Sums are taken in float32. Where not ``has_narrow_products``, so is everything else: as exact, but not fast.
-    """
-    fast = _onednn_narrow_linear()
-    if fast is not None:
-        return fast(a, b, bias, "none", [], "")
-    return torch.addmm(bias, a.float(), b.float().T).bfloat16()
-
-
-def has_narrow_products() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware, and PyTorch then adds a float32 bias before it rounds."""
-    return _onednn_narrow_linear() is not None
-
-
-@cache
-def _onednn_narrow_linear() -> Callable[..., Tensor] | None:
-    # No public name says what the processor can do; without these the slower way is taken.
-    able = any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    linear = _onednn_linear()
-    if not able or linear is None:
-        return None
-    one = torch.tensor([[-1.0, 0.0]], dtype=torch.bfloat16)
-    tiny = linear(one, one.abs(), torch.tensor([1.0 + 2.0**-20]), "none", [], "")
-    return linear if bool(tiny == 2.0**-20) else None
-
-
-@cache
-def _onednn_linear() -> Callable[..., Tensor] | None:
-    """Return oneDNN's linear layer if this build of PyTorch has it and it multiplies in full float32, else None."""
-    try:
-        linear: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default
-        ones = torch.full((2, 3), 1.0 + 2.0**-20)
-        exact = torch.full((2, 2), 3.0 * (1.0 + 2.0**-20))
-        return linear if torch.equal(linear(ones, torch.ones(2, 3), None, "none", [], ""), exact) else None
-    except (AttributeError, RuntimeError):
-        return None
