@@ -1,7 +1,7 @@
 // The form that teaches a class by the picture at hand, and the list of what was added so far.
 
 import { call, keepKey, key } from "./api.js";
-import { className, count, fill, make, tile } from "./tiles.js";
+import { className, fill, make, renewed, tile } from "./tiles.js";
 
 const SHOWN = 60; // of the added examples, the newest
 
@@ -14,8 +14,8 @@ export class Added {
   #colors = new Map();
 
   /**
-   * @param {() => Promise<Blob | null>} picture what is to be added
-   * @param {() => void} changed is told when the gallery is another
+   * @param {() => Blob | null} picture what is to be added
+   * @param {() => Promise<void>} changed is told when the gallery is another, and lets the list be made anew
    */
   constructor(picture, changed) {
     this.#picture = picture;
@@ -36,17 +36,17 @@ export class Added {
   }
 
   async refresh() {
-    const { items } = await call("/v1/items");
-    $("count").textContent = items.length ? items.length.toLocaleString("en") : "";
+    const { items, total = items.length } = await call(`/v1/items?count=${SHOWN}`);
+    $("count").textContent = total ? total.toLocaleString("en") : "";
     const rows = items.slice(0, SHOWN).map((item) => this.#row(item));
-    if (items.length > SHOWN) rows.push(make("li", { className: "nothing", textContent: `and ${items.length - SHOWN} older ones` }));
+    if (total > rows.length) rows.push(make("li", { className: "nothing", textContent: `and ${(total - rows.length).toLocaleString("en")} older ones` }));
     if (!items.length) rows.push(make("li", { className: "nothing", textContent: "None yet." }));
     $("items").replaceChildren(...rows);
   }
 
   async #add() {
     const label = $("class").value.trim();
-    const picture = await this.#picture();
+    const picture = this.#picture();
     if (!picture) return say("Draw or choose a picture first.", true);
     if (!label) {
       $("class").focus();
@@ -55,11 +55,13 @@ export class Added {
     const button = $("add").querySelector("button");
     button.disabled = true;
     try {
-      const body = JSON.stringify({ images: [await base64(picture)], label });
-      const done = await call("/v1/items", { method: "POST", body, type: "application/json", key: $("key").value.trim() });
+      const body = new FormData();
+      body.append("label", label);
+      body.append("image", picture, "image");
+      const done = await call("/v1/items", { method: "POST", body, key: $("key").value.trim() });
+      done.items.forEach((item) => renewed(item.id));
       say(["Added as ", make("bdi", { textContent: label }), done.new_class ? ", a new class." : "."]);
-      await this.refresh();
-      this.#changed();
+      await this.#changed();
     } catch (error) {
       this.#explain(error);
     } finally {
@@ -75,9 +77,8 @@ export class Added {
       if (had) (next?.querySelector("button") ?? $("class")).focus();
       const focused = $("items").contains(document.activeElement) ? document.activeElement.dataset.id : null;
       say(["Deleted an example of ", make("bdi", { textContent: item.label }), "."]);
-      await this.refresh();
+      await this.#changed();
       if (focused) $("items").querySelector(`button[data-id="${CSS.escape(focused)}"]`)?.focus();
-      this.#changed();
     } catch (error) {
       this.#explain(error);
     }
@@ -106,11 +107,4 @@ export class Added {
 function say(what, wrong = false) {
   $("said").replaceChildren(...[what].flat());
   $("said").classList.toggle("wrong", wrong);
-}
-
-async function base64(blob) {
-  const bytes = new Uint8Array(await blob.arrayBuffer());
-  let text = "";
-  for (let at = 0; at < bytes.length; at += 0x8000) text += String.fromCharCode(...bytes.subarray(at, at + 0x8000));
-  return btoa(text);
 }

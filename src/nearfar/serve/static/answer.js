@@ -14,16 +14,17 @@ export function expectNeighbors(k, metric) {
  * @param {object} result one of `results` of /v1/predict
  * @param {number} precision that was asked for
  * @param {Map<string, string>} colors by class name
+ * @param {boolean} trained whether training saw the class; others are weighed by their examples, whatever the vote
  */
-export function showAnswer(result, precision, colors) {
+export function showAnswer(result, precision, colors, trained) {
   write(result.label, result.known);
   $("bar").firstElementChild.style.width = `${(100 * result.probability).toFixed(1)}%`;
   $("bar").classList.toggle("unknown", !result.known);
-  const sure = `${percent(result.probability)} sure`;
-  const votes = `${percent(result.votes)} of the vote`;
+  const sure = `${percent(result.probability, true)} sure`;
+  const why = trained ? `${percent(result.votes)} of the vote` : "by the examples that were added";
   const voted = make("bdi", { textContent: result.voted });
   $("sure").replaceChildren(
-    ...(result.known ? [`${sure}; ${votes}`] : ["Nearest to ", voted, `, but only ${sure}: too little for a precision of ${percent(precision)}`]),
+    ...(result.known ? [`${sure}; ${why}`] : ["Nearest to ", voted, `, but only ${sure}: too little for a precision of ${percent(precision)}`]),
   );
   showNeighbors(result.neighbors, colors);
 }
@@ -32,7 +33,7 @@ export function showAnswer(result, precision, colors) {
 export function announce(result) {
   const nearest = result.neighbors[0];
   $("live").textContent =
-    (result.known ? `${result.label}, ${percent(result.probability)} sure.` : `Unknown; nearest to ${result.voted}, ${percent(result.probability)} sure.`) +
+    (result.known ? `${result.label}, ${percent(result.probability, true)} sure.` : `Unknown; nearest to ${result.voted}, ${percent(result.probability, true)} sure.`) +
     (nearest ? ` The nearest image is of class ${nearest.label}.` : "");
 }
 
@@ -47,7 +48,7 @@ export function clearAnswer(hint) {
 
 function write(text, known) {
   $("label").firstElementChild.textContent = text;
-  $("label").dataset.length = text.length <= 5 ? "short" : text.length <= 16 ? "word" : "long";
+  $("label").dataset.length = text.length <= 5 ? "short" : text.length <= 12 ? "word" : "long";
   $("label").classList.toggle("unknown", !known);
 }
 
@@ -59,7 +60,7 @@ function showNeighbors(neighbors, colors) {
     fill(box, one ? one.id : null);
     place.setAttribute("aria-hidden", String(!one));
     place.title = one ? one.name : "";
-    if (one) text.replaceChildren(className(one.label, colors.get(one.label)), make("span", { className: "score", textContent: one.score.toFixed(3) }));
+    if (one) text.replaceChildren(className(one.label, colors.get(one.label)), make("span", { className: "score", textContent: one.score.toFixed(4) }));
     else text.replaceChildren();
   });
 }

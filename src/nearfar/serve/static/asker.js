@@ -12,6 +12,7 @@ export class Asker {
   #next = null; // the latest question that waits
   #timer = 0;
   #started = -Infinity;
+  #last = null; // {question, answer}
 
   /**
    * @param {(question: any, signal: AbortSignal) => Promise<any>} send
@@ -24,8 +25,20 @@ export class Asker {
     this.#failed = failed;
   }
 
-  /** Ask; `atOnce` does not wait for the question before, but drops it. */
+  /**
+   * Ask; `atOnce` does not wait for the question before, but drops it, unless it is about the same: then its answer will do.
+   * @param {{about: any}} question questions about the same have one answer
+   */
   ask(question, atOnce = false) {
+    if (atOnce && this.#flight?.question.about === question.about) {
+      [this.#flight.question, this.#next] = [question, null];
+      return;
+    }
+    if (atOnce && this.#last?.question.about === question.about && !this.#next) {
+      this.#drop();
+      this.#heard(this.#last.answer, question);
+      return;
+    }
     this.#next = question;
     if (atOnce) {
       this.#drop();
@@ -37,7 +50,7 @@ export class Asker {
 
   /** Nothing is wanted any longer. */
   stop() {
-    this.#next = null;
+    this.#next = this.#last = null;
     this.#drop();
   }
 
@@ -62,6 +75,7 @@ export class Asker {
     try {
       const answer = await this.#send(flight.question, flight.abort.signal);
       if (this.#flight !== flight) return;
+      this.#last = { question: flight.question, answer };
       this.#heard(answer, flight.question);
     } catch (error) {
       if (this.#flight !== flight) return;

@@ -22,15 +22,19 @@ let model = null; // what /v1/model says
 let colors = new Map(); // by class name
 let blob = null; // what is sent: the picture at hand
 let bitmap = null; // of a picked picture
+let lost = false; // the server was gone
+let revision = -1; // of the strokes that the picture at hand was made of
 let picking = 0; // the number of the latest picked picture: reading one takes time
 
 const pad = new Pad($("ink"), drawn);
 const map = new PointMap($("points"), $("legend"), $("card"));
 const asker = new Asker(predict, heard, failed);
-const added = new Added(async () => blob, galleryChanged);
+const added = new Added(() => blob, galleryChanged);
 
 function drawn(done) {
   if (!model) return;
+  if (pad.revision === revision && blob && !bitmap) return ask(done);
+  revision = pad.revision;
   const pixels = rasterize(pad.strokes, model.input.size, model.input.ink);
   if (!pixels) return clear();
   leavePicture();
@@ -40,7 +44,18 @@ function drawn(done) {
   pixels.forEach((value, at) => image.data.set([value, value, value, 255], 4 * at));
   showPixels(image, "your drawing");
   tools();
-  asker.ask({ blob, precision: precision(), done }, done);
+  ask(done);
+}
+
+/** Ask about the picture at hand; it is `done` when nothing is being drawn. */
+function ask(done) {
+  asker.ask({ about: blob, precision: precision(), done }, done);
+}
+
+/** Ask anew: the gallery or the wanted precision is another. */
+function askAgain() {
+  asker.stop();
+  if (blob) ask(true);
 }
 
 async function pick(file) {
@@ -72,7 +87,7 @@ async function pick(file) {
     clearPixels();
   }
   tools();
-  asker.ask({ blob, precision: precision(), done: true }, true);
+  ask(true);
 }
 
 function clear() {
@@ -103,20 +118,22 @@ function leavePicture() {
 async function predict(question, signal) {
   const asked = performance.now();
   const path = `/v1/predict?k=${Math.min(10, model.limits.k, model.images)}&precision=${question.precision}`;
-  const type = question.blob.type.startsWith("image/") ? question.blob.type : "image/png"; // the server looks for itself
-  const { results } = await call(path, { method: "POST", body: question.blob, type, signal });
+  const type = question.about.type.startsWith("image/") ? question.about.type : "image/png"; // the server looks for itself
+  const { results } = await call(path, { method: "POST", body: question.about, type, signal });
   return { ...results[0], ms: performance.now() - asked };
 }
 
 function heard(result, question) {
   calm();
-  showAnswer(result, question.precision, colors);
+  if (lost) again();
+  showAnswer(result, question.precision, colors, model.classes.some((one) => one.trained && one.name === result.voted));
   $("time").textContent = `${Math.max(1, Math.round(result.ms))} ms`;
   map.mark(result.position, result.voted, result.neighbors);
   if (question.done) announce(result);
 }
 
 function failed(error, question) {
+  lost ||= error.status === 0;
   if (question.done || error.status === 0) {
     clearAnswer("No answer.");
     map.mark(null);
@@ -125,17 +142,22 @@ function failed(error, question) {
   return Boolean(error.passing);
 }
 
-function askAgain() {
-  if (blob) asker.ask({ blob, precision: precision(), done: true }, true);
-}
-
-async function galleryChanged() {
+async function galleryChanged(asking = true) {
   try {
     await learn();
+    await Promise.all([added.refresh(), chart()]);
   } catch (error) {
     trouble(error.message);
   }
-  askAgain();
+  if (asking) askAgain();
+}
+
+/** The server is back; it may be another one. */
+async function again() {
+  lost = false;
+  const before = model.model;
+  await galleryChanged(false);
+  if (model.model !== before) location.reload();
 }
 
 /** Ask the server what it serves. */
@@ -170,18 +192,28 @@ async function begin() {
   $("pad").classList.toggle("paper", ink === "dark");
   $("pad").classList.toggle("plain", !ink);
   $("ink").hidden = $("undo").hidden = !ink;
-  const values = [...new Set([...PRECISIONS, model.precision])].filter((value) => value > 0).sort();
+  const values = [...new Set([...PRECISIONS, model.precision])].filter((value) => value > 0).sort((a, b) => a - b);
   $("precision").replaceChildren(...values.map((value) => new Option(`${+(100 * value).toFixed(2)} %`, value)), new Option("always answer", 0));
   $("precision").value = model.precision;
   expectNeighbors(Math.min(10, model.limits.k, model.images), model.metric);
   clear();
   try {
+    await chart();
+  } catch (error) {
+    trouble(error.message);
+  }
+}
+
+/** Fetch the map and draw it; a run without one has more room for the rest. */
+async function chart() {
+  try {
     const data = await call("/v1/map");
+    document.querySelector("main").classList.remove("no-map");
     $("method").textContent = `${data.method} of ${count(data.x.length, "image", "images")}`;
     map.show(data, colors);
   } catch (error) {
     document.querySelector("main").classList.add("no-map");
-    if (error.status !== 404) trouble(error.message);
+    if (error.status !== 404) throw error;
   }
 }
 

@@ -55,7 +55,7 @@ export class PointMap {
     context.clearRect(0, 0, width, height);
     classes.forEach((name, number) => {
       context.fillStyle = this.#colors.get(name) ?? "gray";
-      context.globalAlpha = this.#chosen < 0 ? 0.75 : this.#chosen === number ? 1 : 0.1;
+      context.globalAlpha = this.#chosen < 0 ? 0.85 : this.#chosen === number ? 1 : 0.1;
       context.beginPath();
       for (let i = 0; i < x.length; i++) {
         if (label[i] !== number) continue;

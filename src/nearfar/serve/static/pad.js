@@ -7,10 +7,12 @@ const PEN = 0.075; // of the pad's side: what is seen, not what is sent
 /** Strokes in units of the pad's side, drawn with a mouse, a finger or a pen. */
 export class Pad {
   strokes = [];
+  revision = 0; // goes up with every change of the strokes
   color = "#fff";
   #canvas;
   #drawing = null; // the pointer that draws
   #changed;
+  #frame = 0;
 
   /** @param {(done: boolean) => void} changed is told of every change; `done` when the pen is lifted */
   constructor(canvas, changed) {
@@ -26,12 +28,14 @@ export class Pad {
   undo() {
     if (this.#drawing !== null || !this.strokes.length) return;
     this.strokes.pop();
+    this.revision++;
     this.draw();
     this.#changed(true);
   }
 
   clear() {
     this.strokes = [];
+    this.revision++;
     this.#drawing = null;
     this.draw();
   }
@@ -63,8 +67,7 @@ export class Pad {
     }
     this.#drawing = event.pointerId;
     this.strokes.push([this.#place(event)]);
-    this.draw();
-    this.#changed(false);
+    this.#soon();
   }
 
   #move(event) {
@@ -75,14 +78,26 @@ export class Pad {
       const [point, last] = [this.#place(one), stroke[stroke.length - 1]];
       if (Math.hypot(point.x - last.x, point.y - last.y) > 0.004) stroke.push(point); // a shaking hand adds nothing
     }
-    this.draw();
-    this.#changed(false);
+    this.#soon();
   }
 
   #up(event) {
     if (event.pointerId !== this.#drawing) return;
     this.#drawing = null;
+    cancelAnimationFrame(this.#frame);
+    this.#frame = 0;
+    this.draw();
     this.#changed(true);
+  }
+
+  /** Draw, and tell of the change, once a frame: pens report more often. */
+  #soon() {
+    this.revision++;
+    this.#frame ||= requestAnimationFrame(() => {
+      this.#frame = 0;
+      this.draw();
+      if (this.#drawing !== null) this.#changed(false);
+    });
   }
 
   #place(event) {

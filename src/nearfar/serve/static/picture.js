@@ -1,5 +1,7 @@
 // Picture files: make one small enough to be sent, and show about what the model gets of it. Knows no server.
 
+const BESIDE = 4096; // bytes of a form around a picture: its class, and what parts them
+
 /**
  * A picture file as it is, or, where it is larger than the server takes, a smaller one.
  * @param {Blob} file
@@ -10,7 +12,8 @@
 export async function prepare(file, limits) {
   const bitmap = await createImageBitmap(file).catch(() => null);
   const pixels = bitmap ? bitmap.width * bitmap.height : 0;
-  if (file.size <= limits.body_bytes && pixels <= limits.pixels) return { blob: file, bitmap, shrunk: false };
+  const most = limits.body_bytes - BESIDE;
+  if (file.size <= most && pixels <= limits.pixels) return { blob: file, bitmap, shrunk: false };
   if (!bitmap) throw new Error(`The file has ${megabytes(file.size)}, the server takes ${megabytes(limits.body_bytes)}, and this browser cannot make it smaller.`);
   let scale = Math.min(1, Math.sqrt(limits.pixels / pixels), 2048 / Math.max(bitmap.width, bitmap.height));
   for (; scale > 0.001; scale /= 1.6) {
@@ -21,7 +24,7 @@ export async function prepare(file, limits) {
     for (const type of ["image/png", "image/jpeg"]) {
       if (type === "image/jpeg" && !opaque(context)) continue; // JPEG would turn what is transparent black
       const blob = await canvas.convertToBlob({ type, quality: 0.92 });
-      if (blob.size <= limits.body_bytes) return { blob, bitmap, shrunk: true };
+      if (blob.size <= most) return { blob, bitmap, shrunk: true };
     }
   }
   throw new Error(`The server takes ${megabytes(limits.body_bytes)}, too little for this picture.`);

@@ -9,6 +9,7 @@ const PEN = 0.13; // of the box: 2.6 pixels of 20, the middle of what MNIST's te
 const FINE = 16; // samples along each side of a pixel: a pixel takes one of 257 shares of ink
 const MOST = 640; // samples along the box; in images larger than MNIST's a pixel has fewer
 const SMALLEST = 0.1; // of the pad: what is drawn smaller is taken for a dot and not blown up further
+const STEP = 0.015; // of the pad: pieces of a curve are about as long
 
 /**
  * The corners of a stroke rounded off: a mouse that moves fast leaves few points. Quadratic curves through the midpoints.
@@ -22,8 +23,9 @@ export function smooth(points) {
   for (let i = 1; i < points.length - 1; i++) {
     const bend = points[i];
     const to = middle(bend, points[i + 1]);
-    for (let step = 1; step <= 4; step++) {
-      const t = step / 4;
+    const steps = Math.min(8, Math.ceil(Math.hypot(to.x - from.x, to.y - from.y) / STEP));
+    for (let step = 1; step <= steps; step++) {
+      const t = step / steps;
       const [a, b, c] = [(1 - t) ** 2, 2 * t * (1 - t), t * t];
       line.push({ x: a * from.x + b * bend.x + c * to.x, y: a * from.y + b * bend.y + c * to.y });
     }

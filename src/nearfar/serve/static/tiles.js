@@ -3,6 +3,13 @@
 
 import { imageUrl } from "./api.js";
 
+const made = new Map(); // when items were added by this page: an id may come back with another picture
+
+/** Let nobody take the picture of item `id` from the browser's cache. */
+export function renewed(id) {
+  made.set(id, Date.now());
+}
+
 /** A new element with attributes as properties and children. */
 export function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -25,11 +32,12 @@ export function tile() {
 /** Let a tile show item `id`, or nothing. */
 export function fill(box, id) {
   const image = box.firstChild;
-  if (id === null) {
+  const url = id === null ? null : imageUrl(id) + (made.has(id) ? `?at=${made.get(id)}` : "");
+  if (url === null) {
     box.classList.remove("none");
     image.removeAttribute("src");
-  } else if (image.getAttribute("src") !== imageUrl(id)) {
-    image.setAttribute("src", imageUrl(id));
+  } else if (image.getAttribute("src") !== url || box.classList.contains("none")) {
+    image.setAttribute("src", url); // one that was not to be had is tried again
   }
 }
 
@@ -41,9 +49,10 @@ export function className(name, color) {
   return make("span", { className: "class", title: name }, dot, make("bdi", { textContent: name }));
 }
 
-/** A probability as people say it, never 100 % while something is missing. */
-export function percent(share) {
-  const shown = share >= 0.995 && share < 1 ? Math.min(99.9, Math.floor(share * 1000) / 10) : Math.round(share * 100);
+/** A share as people say it: 100 % is all of it, and nothing that is a `chance` is ever that sure. */
+export function percent(share, chance = false) {
+  if (chance && share >= 0.9995) return "over 99.9 %";
+  const shown = share >= 0.995 && share < 1 ? Math.floor(share * 1000) / 10 : Math.round(share * 100);
   return `${shown} %`;
 }
 
