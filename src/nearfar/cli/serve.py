@@ -80,8 +80,11 @@ def serve(
         batch=batch,
         threads=threads,
     )
-    if not settings.may_write:
-        print("the network can reach this server: nothing can be added to the run without an API key", file=sys.stderr)
-    server.serve(
-        run, settings, device=device, onnx=onnx, ready=lambda address: print(f"{run} at {address}", file=sys.stderr, flush=True)
-    )
+
+    def ready(address: str) -> None:
+        print(f"{run} at {address}", file=sys.stderr)
+        if not settings.may_write:
+            print("the network can reach it: nothing can be added to the run without an API key", file=sys.stderr)
+        sys.stderr.flush()
+
+    server.serve(run, settings, device=device, onnx=onnx, ready=ready)

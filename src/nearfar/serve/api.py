@@ -30,8 +30,8 @@ health = APIRouter(tags=["service"])
 v1 = APIRouter(prefix="/v1")
 
 
-def service(request: Request) -> Service:
-    """What answers behind the interface."""
+async def service(request: Request) -> Service:
+    """What answers behind the interface; a coroutine, since others would be called in a thread."""
     found: Service = request.app.state.service
     return found
 

@@ -48,6 +48,7 @@ def serve(
         from nearfar.serve.service import Service
 
         exported = exported_model(Path(run), onnx)
+        use_threads(settings.threads, torch_too=exported is None)
         app = create_app(Service.open(Path(run), settings, device=device, onnx=exported))
         run_app(app, listener, ready)
 
@@ -62,6 +63,17 @@ def exported_model(run: Path, onnx: str | Path | None) -> Path | None:
     from importlib.util import find_spec
 
     return own if find_spec("onnxruntime") is not None else None
+
+
+def use_threads(threads: int, *, torch_too: bool) -> None:
+    """Compute with so many threads: the event loop needs a core too, and small batches gain nothing from more."""
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(threads)
+    if torch_too:
+        import torch
+
+        torch.set_num_threads(threads)
 
 
 def need_extra() -> None:
@@ -137,6 +149,7 @@ def run_app(app: FastAPI, listener: socket.socket, ready: Callable[[str], None])
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         lifespan="on",
         timeout_graceful_shutdown=_SECONDS_TO_END,
         h11_max_incomplete_event_size=1 << 16,

@@ -1,0 +1,130 @@
+"""The server as a process: how it starts, refuses to, ends, and what outlasts a kill."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from serve.processes import server, wait_for
+from serve.serve_samples import b64, of_class, png
+
+from nearfar.data import ImageSet
+
+
+def refused(*arguments: str) -> str:
+    """What ``nearfar serve`` says when it refuses: one line, exit code 2."""
+    done = subprocess.run([sys.executable, "-m", "nearfar", "serve", *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_it_answers_ends_on_a_signal_and_says_nothing_else(run: Path, images: ImageSet) -> None:
+    for how in (signal.SIGTERM, signal.SIGINT):
+        with server(run) as process:
+            with process.client() as client:
+                content = png(np.asarray(images.images)[0])
+                said = client.post("/v1/predict", content=content, headers={"content-type": "image/png"})
+                assert said.status_code == 200
+                assert said.json()["results"][0]["voted"] == "0"
+            assert process.end(how) == 0
+            assert process.said.count("\n") == 1, process.said
+
+
+def test_a_port_in_use_is_one_line(run: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert f"port {port} is in use" in refused(str(run), "--port", port)
+
+
+def test_what_cannot_be_served_is_one_line(run: Path, tmp_path: Path) -> None:
+    assert "no run folder" in refused(str(tmp_path / "nothing"), "--port", "0")
+    assert "--host" in refused(str(run), "--port", "0", "--host", "no such host.invalid")
+    assert "--port" in refused(str(run), "--port", "70000")
+    assert "api-key-file" in refused(str(run), "--api-key-file", str(tmp_path / "none"))
+    (tmp_path / "short").write_text("abc\n")
+    assert "8 to 1,024" in refused(str(run), "--api-key-file", str(tmp_path / "short"))
+    (run / "model.safetensors").unlink()
+    assert "model.safetensors" in refused(str(run), "--port", "0")
+
+
+def test_a_key_comes_from_a_file_or_the_environment(run: Path, tmp_path: Path, images: ImageSet) -> None:
+    (tmp_path / "key").write_text("from the file\n")
+    body = {"image": b64(png(of_class(images, "9")[0])), "label": "nine"}
+    for options, environment, key in (
+        (["--api-key-file", str(tmp_path / "key")], {}, "from the file"),
+        ([], {"NEARFAR_API_KEY": "from around"}, "from around"),
+    ):
+        with server(run, *options, **environment) as process, process.client() as client:
+            assert client.post("/v1/items", json=body).status_code == 401
+            assert client.post("/v1/items", json=body, headers={"authorization": f"Bearer {key}"}).status_code == 201
+
+
+def test_what_was_acknowledged_outlasts_a_kill_at_any_moment(run: Path, images: ImageSet) -> None:
+    nines = of_class(images, "9")
+    acknowledged: set[int] = set()
+    for attempt in range(2):
+        with server(run) as process:
+
+            def add(first: int, process: Any = process) -> None:
+                with process.client() as client:
+                    for image in nines[first : first + 20]:
+                        try:
+                            said = client.post("/v1/items", json={"image": b64(png(image)), "label": "nine"})
+                        except Exception:
+                            return
+                        assert said.status_code == 201
+                        acknowledged.update(one["id"] for one in said.json()["items"])
+
+            before = len(acknowledged)
+            writer = threading.Thread(target=add, args=(20 * attempt,))
+            writer.start()
+            wait_for(lambda before=before: len(acknowledged) > before)
+            process.popen.kill()
+            writer.join()
+            process.popen.communicate()
+        with server(run) as process, process.client() as client:
+            there = {one["id"] for one in client.get("/v1/items?count=1000").json()["items"]}
+            assert acknowledged <= there
+            assert len(there - acknowledged) <= attempt + 1, "at most the one that was under way, each time"
+            for number in acknowledged:
+                assert client.get(f"/v1/items/{number}/image").status_code == 200
+
+
+def test_a_slow_body_is_given_up_and_others_are_answered(run: Path) -> None:
+    with server(run, "--timeout", "0.5") as process, process.client() as client:
+        host, port = process.address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as slow:
+            slow.sendall(
+                b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\nabc"
+            )
+            assert client.get("/v1/model").status_code == 200
+            slow.settimeout(20)
+            assert b" 408 " in slow.recv(4096)
+        assert client.get("/v1/model").status_code == 200
+
+
+def test_a_change_by_another_process_is_followed(run: Path, images: ImageSet, tmp_path: Path) -> None:
+    from nearfar import indexing
+
+    (tmp_path / "nine").mkdir()
+    (tmp_path / "nine" / "a.png").write_bytes(png(of_class(images, "9")[0]))
+    with server(run) as process, process.client() as client:
+        indexing.add_images(run, tmp_path / "nine", label="nine")
+        wait_for(lambda: client.get("/v1/model").json()["added"] == 1)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_it_listens_where_it_is_told(run: Path, host: str) -> None:
+    with server(run, "--host", host) as process, process.client() as client:
+        assert client.get("/readyz").json()["status"] == "ok"
