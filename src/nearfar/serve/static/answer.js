@@ -68,6 +68,10 @@ function showNeighbors(neighbors, colors) {
 /** At least `k` places in the list. */
 function room(k) {
   const list = $("neighbors");
-  while (list.children.length < k) list.append(make("li", { ariaHidden: "true" }, tile(), make("div")));
+  while (list.children.length < k) {
+    const place = make("li", {}, tile(), make("div"));
+    place.setAttribute("aria-hidden", "true"); // until it holds a neighbour
+    list.append(place);
+  }
   return [...list.children];
 }

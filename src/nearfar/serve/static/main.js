@@ -49,6 +49,7 @@ function drawn(done) {
 
 /** Ask about the picture at hand; it is `done` when nothing is being drawn. */
 function ask(done) {
+  $("live").textContent = "";
   asker.ask({ about: blob, precision: precision(), done }, done);
 }
 

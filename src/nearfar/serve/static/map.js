@@ -1,6 +1,6 @@
 // The map: points of the gallery on a canvas, coloured by class, and where the query lies. Knows no requests.
 
-import { className, fill, make, tile } from "./tiles.js";
+import { className, count, fill, make, tile } from "./tiles.js";
 
 const MARGIN = 0.035; // of the side
 const NAMED = 40; // classes in the legend
@@ -30,7 +30,7 @@ export class PointMap {
   }
 
   show(data, colors) {
-    [this.#data, this.#colors] = [data, colors];
+    [this.#data, this.#colors, this.#chosen] = [data, colors, -1];
     this.#name();
     this.draw();
     this.#describe();
@@ -87,20 +87,23 @@ export class PointMap {
 
   #name() {
     const { classes } = this.#data;
-    const buttons = classes.slice(0, NAMED).map((name, number) => {
+    const numbers = this.#present();
+    const buttons = numbers.slice(0, NAMED).map((number) => {
+      const name = classes[number];
       const button = make("button", { type: "button" }, className(name, this.#colors.get(name)));
       button.setAttribute("aria-pressed", "false");
+      button.dataset.number = number;
       button.addEventListener("click", () => this.#choose(number));
       return make("li", {}, button);
     });
-    const more = classes.length - NAMED;
+    const more = numbers.length - NAMED;
     if (more > 0) buttons.push(make("li", { className: "soft", textContent: `and ${more.toLocaleString("en")} more` }));
     this.#legend.replaceChildren(...buttons);
   }
 
   #choose(number) {
     this.#chosen = this.#chosen === number ? -1 : number;
-    this.#legend.querySelectorAll("button").forEach((button, i) => button.setAttribute("aria-pressed", String(i === this.#chosen)));
+    this.#legend.querySelectorAll("button").forEach((button) => button.setAttribute("aria-pressed", String(Number(button.dataset.number) === this.#chosen)));
     this.draw();
   }
 
@@ -126,10 +129,16 @@ export class PointMap {
     this.#card.style.top = `${Math.min(py, box.height - 64)}px`;
   }
 
+  /** Numbers of the classes that have a point. */
+  #present() {
+    return [...new Set(this.#data.label)].sort((a, b) => a - b);
+  }
+
   #describe() {
-    const { x, classes } = this.#data ?? { x: [], classes: [] };
+    if (!this.#data) return;
+    const [points, classes] = [this.#data.x.length, this.#present().length];
     const where = this.#query ? `; the query lies by class ${this.#query.name}` : "";
-    this.#canvas.setAttribute("aria-label", `Map of ${x.length.toLocaleString("en")} images of ${classes.length.toLocaleString("en")} classes${where}`);
+    this.#canvas.setAttribute("aria-label", `Map of ${count(points, "image", "images")} of ${count(classes, "class", "classes")}${where}`);
   }
 }
 
