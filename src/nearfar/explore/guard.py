@@ -23,7 +23,7 @@ BODY_BYTES = 16 << 20
 POLICY = "; ".join(
     (
         "default-src 'none'",
-        "script-src 'self' 'unsafe-eval'",  # plotly's WebGL (regl) compiles its draw loops; its strict bundle is not in the package
+        "script-src 'self' 'unsafe-eval'",  # plotly's WebGL compiles its draw loops; its Python package has no strict bundle
         "style-src 'self' 'unsafe-inline'",  # plotly writes the styles of what it draws into the page
         "img-src 'self' data: blob:",
         "connect-src 'self'",
