@@ -274,7 +274,8 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_one(
 ) -> None:
     folder = shutil.copytree(made.folder, tmp_path / "bars")
     earlier = (folder / "report.html").read_bytes()
-    some = Album(plots={"loss": made.content.album.plots["loss"]})
+    kept = made.content.album
+    some = Album(plots={"loss": kept.plots["loss"]}, files={"loss": kept.files["loss"]})
     monkeypatch.setattr("nearfar.report.write.draw_plots", lambda *_: some)
     shutil.rmtree(folder / "plots")
     (folder / "plots").write_text("a file in the way")

@@ -69,6 +69,20 @@ def test_tsne_of_coinciding_and_of_very_few_points(fit: object, monkeypatch: pyt
         assert np.isfinite(project_tsne(z)).all()
 
 
+def test_tsne_of_many_points_keeps_neighbours_and_does_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projections, "_FFT_FROM", 300)  # as for thousands of points
+    z, labels = blobs(600)
+    points = project_tsne(z, seed=3)
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    assert (labels[distances.argmin(axis=1)] == labels).all()
+    assert (project_tsne(z, seed=3, threads=2) == points).all()
+    near = np.linalg.norm(z[:, None] - z[None], axis=2)
+    np.fill_diagonal(near, np.inf)
+    kept = [len(set(a) & set(b)) for a, b in zip(distances.argsort()[:, :20], near.argsort()[:, :20], strict=True)]
+    assert np.mean(kept) > 2 * 20 * 20 / 200  # twice what chance gives within a blob of 200
+
+
 def test_tsne_without_opentsne_is_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(projections.importlib.util, "find_spec", lambda name: asked.append(name))

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfar.classify import similarities, vote_weights, winners
+from nearfar.encoders import Encoder
 from nearfar.evaluation.geometry import cosine_sums, directions
 from nearfar.evaluation.verification import draw_pairs, pair_distances
 from nearfar.inference import embed, find_device
@@ -89,9 +90,11 @@ def answer(judged: Judged, k: int) -> Answers:
 
 
 def embed_untrained(judged: Judged, rows: Ints) -> Floats:
-    """The queries ``rows`` as the encoder placed them before training, float32 [M, D]."""
-    model = judged.model
-    return embed(model.untrained(), judged.queries.subset(rows), model.recipe_.data, device=find_device(model.device))
+    """The queries ``rows`` as the encoder placed them before training, float32 [M, D], each without further views."""
+    model, encoder = judged.model, judged.model.untrained()
+    if isinstance(encoder, Encoder):
+        encoder.tta = ()  # random weights place five views of an image where they place one, in a fifth of the time
+    return embed(encoder, judged.queries.subset(rows), model.recipe_.data, device=find_device(model.device))
 
 
 def mean_cosines(z: Floats, labels: Ints, classes: int) -> Wide:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,8 +45,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Every plot that a report may have, under the headings of the page."""
 
 MISTAKES = 20
-_TSNE_POINTS = 2_500
-_BEFORE_POINTS = 5_000  # images that the untrained encoder embeds too
+_TSNE_POINTS = {"opentsne": 10_000, "scikit-learn": 2_500}  # by what draws the map: the latter takes five times as long
+_BEFORE_POINTS = 10_000  # images that the untrained encoder embeds too
 _MAP_POINTS = 20_000  # dots on a PCA map; more cannot be told apart
 _QUERIES, _PAIRS = 10, 20
 _LINE_NAMES = {"pca": "PCA of the pixels", "pixels": "raw pixels"}
@@ -52,17 +54,20 @@ _LINE_NAMES = {"pca": "PCA of the pixels", "pixels": "raw pixels"}
 
 @dataclass
 class Album:
-    """The plots that were drawn, and why others were not."""
+    """The plots that were drawn, each as PNG and SVG, and why others were not."""
 
     plots: dict[str, Plot] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    files: dict[str, tuple[bytes, str]] = field(default_factory=dict)
 
     def add(self, name: str, draw: Callable[[], Plot]) -> None:
         """Draw one plot, or note the reason that it cannot be drawn."""
         try:
-            self.plots[name] = draw()
+            self.plots[name] = plot = draw()
         except InputError as reason:
             self.left_out[name] = str(reason)
+        else:
+            self.files[name] = plot.png_bytes(), plot.svg_text()
 
     def groups(self) -> Iterator[tuple[str, list[Plot]]]:
         """The plots under their headings, those without any left out."""
@@ -71,9 +76,7 @@ class Album:
                 yield heading, found
 
 
-def draw_plots(
-    judged: Judged, figures: Mapping[str, Any], answers: Answers, gallery: ImageSet | InputError, *, threads: int = 1
-) -> Album:
+def draw_plots(judged: Judged, figures: Mapping[str, Any], answers: Answers, gallery: ImageSet | InputError) -> Album:
     """Draw everything that fits the run.
 
     Args:
@@ -81,17 +84,33 @@ def draw_plots(
         figures: the tree of ``metrics.json``, with ``baselines`` where there are any.
         answers: what the neighbours of every query say.
         gallery: the images behind the rows of the gallery, or why they are not to be had.
-        threads: processor cores for t-SNE.
     """
     album = Album()
-    album.add("loss", lambda: _loss(judged))
-    _draw_confusions(album, judged, answers)
-    _draw_neighbors(album, judged, answers, gallery)
-    album.add("recall_at_k", lambda: _recall(judged, figures))
-    album.add("copies", lambda: _copies(judged, figures, gallery))
-    _draw_pairs(album, judged, figures)
-    _draw_maps(album, judged, threads)
+    with ThreadPoolExecutor(2) as pool:
+        spots = _Spots(judged, pool)  # t-SNE needs no figure: it goes on while all others are drawn
+        album.add("loss", lambda: _loss(judged))
+        _draw_confusions(album, judged, answers)
+        _draw_neighbors(album, judged, answers, gallery)
+        album.add("recall_at_k", lambda: _recall(judged, figures))
+        album.add("copies", lambda: _copies(judged, figures, gallery))
+        _draw_pairs(album, judged, figures)
+        _draw_maps(album, judged, spots)
     return album
+
+
+class _Spots:
+    """The queries before and after training, and their t-SNE, which threads of ``pool`` work on; one core for each map."""
+
+    def __init__(self, judged: Judged, pool: ThreadPoolExecutor) -> None:
+        self.classes, (self.all_labels,) = present(judged.classes, judged.labels)
+        seed = judged.config["seed"]
+        rows = plots.sample_rows(self.all_labels, _BEFORE_POINTS, seed)
+        self.labels, self.before, self.after = self.all_labels[rows], embed_untrained(judged, rows), judged.z[rows]
+        by = "opentsne" if importlib.util.find_spec("openTSNE") else "scikit-learn"
+        self.few = plots.sample_rows(self.labels, _TSNE_POINTS[by], seed)
+        self.maps: list[Future[Any]] = []
+        if judged.z.shape[1] > 2:
+            self.maps = [pool.submit(plots.project_tsne, z[self.few], seed) for z in (self.before, self.after)]
 
 
 def _loss(judged: Judged) -> Plot:
@@ -218,34 +237,22 @@ def _draw_pairs(album: Album, judged: Judged, figures: Mapping[str, Any]) -> Non
     album.add("pairs_predicted", verdicts)
 
 
-def _draw_maps(album: Album, judged: Judged, threads: int) -> None:
+def _draw_maps(album: Album, judged: Judged, spots: _Spots) -> None:
     seed, dimensions = judged.config["seed"], judged.z.shape[1]
-    classes, (labels,) = present(judged.classes, judged.labels)
-    rows = plots.sample_rows(labels, _BEFORE_POINTS, seed)
-    before = embed_untrained(judged, rows)
+    classes, labels = spots.classes, spots.all_labels
     shown = plots.sample_rows(labels, _MAP_POINTS, seed)
     if dimensions == 2:
         album.add("scatter", lambda: plots.scatter_map(judged.z, labels, classes))
         album.add("density", lambda: plots.density_map(judged.z, labels, classes))
-        album.add("scatter_before", lambda: _scatter_before(before, labels[rows], classes))
+        album.add("scatter_before", lambda: _scatter_before(spots.before, spots.labels, classes))
         if not judged.same:
             names, (known,) = present(judged.classes, judged.gallery_labels)
             album.add("scatter_gallery", lambda: _of_gallery(plots.scatter_map, judged, known, names))
             album.add("density_gallery", lambda: _of_gallery(plots.density_map, judged, known, names))
-    if dimensions > 2:
-        album.add("pca_2d", lambda: plots.pca_map(judged.z[shown], labels[shown], classes, dimensions=2))
-        album.add("pca_3d", lambda: plots.pca_map(judged.z[shown], labels[shown], classes, dimensions=3))
-
-        def tsne() -> Plot:
-            few = plots.sample_rows(labels[rows], _TSNE_POINTS, seed)
-            maps = [plots.project_tsne(z[few], seed, threads=threads) for z in (before, judged.z[rows])]
-            return plots.tsne_maps(maps[0], maps[1], labels[rows][few], classes)
-
-        album.add("tsne", tsne)
 
     def cosines() -> Plot:
-        after = mean_cosines(judged.z[rows], labels[rows], len(classes))
-        plot = plots.class_cosines(after, classes, before=mean_cosines(before, labels[rows], len(classes)))
+        means = [mean_cosines(z, spots.labels, len(classes)) for z in (spots.after, spots.before)]
+        plot = plots.class_cosines(means[0], classes, before=means[1])
         if _angular(judged):
             return plot
         return _add(
@@ -253,6 +260,15 @@ def _draw_maps(album: Album, judged: Judged, threads: int) -> None:
         )
 
     album.add("class_cosines", cosines)
+    if dimensions > 2:
+        album.add("pca_2d", lambda: plots.pca_map(judged.z[shown], labels[shown], classes, dimensions=2))
+        album.add("pca_3d", lambda: plots.pca_map(judged.z[shown], labels[shown], classes, dimensions=3))
+
+        def tsne() -> Plot:
+            before, after = (found.result() for found in spots.maps)
+            return plots.tsne_maps(before, after, spots.labels[spots.few], classes)
+
+        album.add("tsne", tsne)  # last, since the others need not wait for it
 
 
 def _scatter_before(before: Any, labels: Any, classes: list[str]) -> Plot:

@@ -54,8 +54,7 @@ def report(run: str | Path, data: Source | None = None, *, device: str = "auto",
     gallery = gallery_or_reason(judged, skip_bad=skip_bad)
     answers = answer(judged, tree["classification"]["k"])
     drawn = draw_plots(judged, tree, answers, gallery)
-    album = Album(drawn.plots, {**tree.get("left_out", {}), **drawn.left_out})
-    files = {name: (plot.png_bytes(), plot.svg_text()) for name, plot in album.plots.items()}
+    album = Album(drawn.plots, {**tree.get("left_out", {}), **drawn.left_out}, drawn.files)
     clock.lap("plots")
 
     where = find_device(device)
@@ -72,20 +71,20 @@ def report(run: str | Path, data: Source | None = None, *, device: str = "auto",
         made=datetime.datetime.now(datetime.UTC).date().isoformat(),
         command=_command(judged, data),
     )
-    page = render(content, {name: png for name, (png, _) in files.items()})
+    page = render(content, {name: png for name, (png, _) in album.files.items()})
     folder = judged.folder
     keep_calibration(judged, tree)
     write_json(folder / runs.METRICS, tree)
     write_card(folder)
-    for name, (png, svg) in files.items():
+    for name, (png, svg) in album.files.items():
         write_bytes(folder / runs.PLOTS / f"{name}.png", png)
         write_text(folder / runs.PLOTS / f"{name}.svg", svg)
-    _remove_others(folder / runs.PLOTS, set(files))
+    _remove_others(folder / runs.PLOTS, set(album.files))
     write_text(folder / REPORT, page)
     return {
         "run": str(folder),
         "report": str(folder / REPORT),
-        "plots": list(files),
+        "plots": list(album.files),
         "left_out": album.left_out,
         "bytes": len(page.encode()),
         "seconds": round(clock.total(), 3),
