@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/mnist
 
-.PHONY: setup demo test test-slow bench bench-losses bench-search bench-speed lint reproduce clean
+.PHONY: setup demo test test-slow bench bench-losses bench-search bench-speed bench-serve lint reproduce clean
 
 setup: .venv/.ready
 
@@ -39,7 +39,7 @@ test-slow: setup
 	$(BIN)/nearfar data fetch fashion-mnist
 	$(BIN)/pytest -q -m slow
 
-bench: bench-losses bench-search bench-speed
+bench: bench-losses bench-search bench-speed bench-serve
 
 # Time, memory and digits of the losses against the dense form and against pytorch-metric-learning; on an idle machine.
 bench-losses: setup
@@ -59,6 +59,13 @@ bench-speed: setup
 	$(BIN)/python benchmarks/recipes.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/curves.py
+
+# The service beside a plain FastAPI handler: requests a second, latency, memory under ten minutes of load; on an idle machine.
+bench-serve: setup
+	$(BIN)/nearfar data fetch mnist
+	@test -e runs/mnist/config.json || $(BIN)/nearfar train mnist --recipe mnist-fast --out runs/mnist
+	@test -e runs/mnist/model.onnx || $(BIN)/nearfar export runs/mnist --out runs/mnist/model.onnx
+	$(BIN)/python benchmarks/serve.py --minutes 10
 
 # The five reference systems with three seeds each, into docs/reference-systems.md. Hours on two cores, which should be idle;
 # what is finished is used again, so it may be broken off and repeated.

@@ -14,8 +14,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nearfar import augment
-from nearfar.augment import Augment, affine, brightness, contrast, erase, flip, noise, normalize, rotate, shift
+from nearfar.augment import (
+    Augment,
+    affine,
+    blur,
+    brightness,
+    contrast,
+    erase,
+    flip,
+    gamma,
+    grey,
+    hue,
+    noise,
+    normalize,
+    numbers,
+    places,
+    rotate,
+    saturation,
+    shift,
+    solarise,
+)
 from nearfar.errors import InputError
 
 
@@ -36,8 +54,13 @@ EACH: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "contrast": lambda x, g: contrast(x, 0.4, g),
     "noise": lambda x, g: noise(x, 0.1, g),
     "erase": lambda x, g: erase(x, 0.5, g, fill=7),
+    "crop": lambda x, g: affine(x, g, crop=0.2, fill=40),
+    "gamma": lambda x, g: gamma(x, 0.5, g),
+    "solarise": lambda x, g: solarise(x, 0.5, g),
+    "blur": lambda x, g: blur(x, 0.3, g),
     "all": Augment(
-        shift=2, flip=True, degrees=9, scale=0.1, shear=5, brightness=0.2, contrast=0.2, noise=0.05, erase=0.3, fill=9
+        **{"shift": 2, "flip": True, "degrees": 9, "scale": 0.1, "shear": 5, "crop": 0.5, "brightness": 0.2, "contrast": 0.2},
+        **{"gamma": 0.3, "solarise": 0.1, "blur": 0.1, "noise": 0.05, "erase": 0.3, "fill": 9},
     ),
 }
 KEEP_TYPE = {"shift", "flip", "erase"}
@@ -166,7 +189,7 @@ def slow_affine(x: np.ndarray, matrices: np.ndarray, moves: np.ndarray, fill: fl
 @pytest.mark.parametrize("fill", [0, 80])
 def test_affine_is_turn_slant_grow_and_move(fill: int) -> None:
     x = images(batch=4, height=8, width=11).double()
-    turn, grow, slant, down, right = augment._uniform((5, 4), seeded(9), x).numpy()
+    turn, grow, slant, down, right = numbers.uniform((5, 4), seeded(9), x).numpy()
     turn, grow, slant = np.radians(30 * turn), 1 + 0.3 * grow, np.tan(np.radians(20 * slant))
     one, zero = np.ones(4), np.zeros(4)
     rotation = np.stack([np.cos(turn), -np.sin(turn), np.sin(turn), np.cos(turn)], 1).reshape(4, 2, 2)
@@ -187,14 +210,14 @@ def test_affine_is_turn_slant_grow_and_move(fill: int) -> None:
     ],
 )
 def test_affine_at_its_limits(amounts: Any, wanted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augment, "_uniform", lambda shape, generator, like: torch.ones(shape, dtype=like.dtype))
+    monkeypatch.setattr(places, "uniform", lambda shape, generator, like: torch.ones(shape, dtype=like.dtype))
     x = images(height=8, width=8).double()
     torch.testing.assert_close(affine(x, seeded(), **amounts), wanted(x), atol=1e-9, rtol=0)
 
 
 def test_elastic_moves_the_points_of_its_grid_as_they_were_drawn() -> None:
     down, right = (ramp.double().expand(6, 1, 9, 9) for ramp in (torch.arange(9)[:, None], torch.arange(9)))
-    _, drawn = augment._uniform((5, 6), g := seeded(3), down), augment._uniform((6, 2, 5, 5), g, down)
+    _, drawn = numbers.uniform((5, 6), g := seeded(3), down), numbers.uniform((6, 2, 5, 5), g, down)
     for axis, ramp in ((0, right), (1, down)):  # where a pixel comes from is what it shows
         bent = affine(ramp, seeded(3), elastic=0.05)[:, 0, 2:7:2, 2:7:2]
         torch.testing.assert_close(bent, ramp[:, 0, 2:7:2, 2:7:2] + 0.05 * 9 * drawn[:, axis, 1:4, 1:4], atol=1e-9, rtol=0)
@@ -206,7 +229,7 @@ def test_affine_by_nothing_changes_nothing() -> None:
 
 
 def test_random_numbers_are_uniform_from_minus_one_to_one() -> None:
-    drawn = augment._uniform((20_000,), seeded(), torch.zeros(0)).numpy()
+    drawn = numbers.uniform((20_000,), seeded(), torch.zeros(0)).numpy()
     counts = np.histogram(drawn, bins=10, range=(-1, 1))[0]
     assert counts.sum() == 20_000
     assert abs(counts - 2000).max() < 5 * math.sqrt(2000)
@@ -344,9 +367,15 @@ def test_each_part_alone_is_its_function(field: dataclasses.Field[Any]) -> None:
         "contrast": lambda x, g: contrast(x, 0.5, g),
         "noise": lambda x, g: noise(x, 0.5, g),
         "erase": lambda x, g: erase(x, 0.5, g, fill=30),
+        "gamma": lambda x, g: gamma(x, 0.5, g),
+        "saturation": lambda x, g: saturation(x, 0.5, g),
+        "hue": lambda x, g: hue(x, 0.5, g),
+        "grey": lambda x, g: grey(x, 0.5, g),
+        "solarise": lambda x, g: solarise(x, 0.5, g),
+        "blur": lambda x, g: blur(x, 0.5, g),
     }.get(field.name, lambda x, g: affine(x, g, **{field.name: value}, fill=30))
-    out = Augment(**{field.name: value}, fill=30)(images(), seeded(1))
-    assert torch.equal(out, alone(images(), seeded(1)))
+    out = Augment(**{field.name: value}, fill=30)(images(channels=3), seeded(1))
+    assert torch.equal(out, alone(images(channels=3), seeded(1)))
     assert out.dtype == (torch.uint8 if field.name in KEEP_TYPE else torch.float32)
 
 
@@ -389,3 +418,105 @@ def test_numbers_out_of_range(arguments: dict[str, Any], message: str) -> None:
 def test_functions_check_their_numbers(call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call(images(), seeded())
+
+
+# ---- crop, light and colour
+
+
+def test_a_crop_is_a_window_inside_the_image_enlarged() -> None:
+    """A ramp tells where each pixel was found: linear interpolation gives it back exactly."""
+    height, width, count = 40, 60, 500
+    down, right = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    ramps = torch.stack([down, right]).double().expand(count, -1, -1, -1)
+    found = affine(ramps, seeded(), crop=0.2)
+    top, left = found[:, 0, 1, 5], found[:, 1, 5, 1]
+    tall = (found[:, 0, -2, 5] - top) / (height - 3)  # pixels of the image to one of the view
+    wide = (found[:, 1, 5, -2] - left) / (width - 3)
+    straight = top[:, None] + tall[:, None] * torch.arange(height - 2)
+    assert torch.allclose(found[:, 0, 1:-1, 5], straight, atol=1e-9)
+    area, aspect = tall * wide, (wide / tall).log()
+    assert area.min() >= 0.2 * 0.999
+    assert area.max() <= 1.0 + 1e-9
+    assert abs(float(area.mean()) - 0.6) < 0.03
+    assert aspect.abs().max() <= math.log(4 / 3) + 1e-9
+    for first, step, whole in ((top - tall, tall, height), (left - wide, wide, width)):  # the first pixel, the step, the edge
+        assert (first - step / 2).min() >= -0.5 - 1e-6
+        assert (first - step / 2 + step * whole).max() <= whole - 0.5 + 1e-6
+
+
+def test_gamma_keeps_black_white_and_order() -> None:
+    x = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(200, -1, -1, -1)
+    out = gamma(x, 0.5, seeded()).double()
+    assert torch.equal(out[:, 0, 0, 0], torch.zeros(200).double())
+    assert torch.allclose(out[:, 0, -1, -1], torch.full((200,), 255.0).double())
+    exponents = (out[:, 0, 8, 0] / 255).log() / math.log(128 / 255)
+    assert exponents.min() >= 1 / 1.5 - 1e-5
+    assert exponents.max() <= 1.5 + 1e-5
+    assert abs(float(exponents.log().mean())) < 0.05
+    again = 255 * (x.double() / 255) ** exponents[:, None, None, None]
+    assert torch.allclose(out, again, atol=1e-2)
+
+
+def test_saturation_moves_along_the_line_to_grey() -> None:
+    x = images(batch=50, channels=3).double()
+    out = saturation(x, 0.5, seeded())
+    luma = (x * torch.tensor([0.299, 0.587, 0.114]).double()[:, None, None]).sum(1, keepdim=True)
+    inside = (out > 0) & (out < 255) & ((x - luma).abs() > 20)
+    factor = torch.where(inside, (out - luma) / (x - luma), torch.nan)
+    first = factor.flatten(1).nanmedian(1).values
+    assert first.min() >= 0.5 - 1e-6
+    assert first.max() <= 1.5 + 1e-6
+    assert torch.allclose(factor[inside], first[:, None, None, None].expand_as(factor)[inside], atol=1e-6)
+
+
+def test_hue_keeps_luma_greys_and_the_distance_from_grey() -> None:
+    flat = torch.full((8, 3, 2, 2), 77.0).double()
+    assert torch.allclose(hue(flat, 0.5, seeded()), flat, atol=0.2)  # the three-digit numbers of the colour space
+    x = 128 + 20 * torch.randn(40, 3, 4, 4, generator=seeded()).clamp(-2, 2).double()
+    out = hue(x, 0.5, seeded())
+    into = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], dtype=torch.float64)
+    before, after = (torch.einsum("ij,bjhw->bihw", into, one) for one in (x, out))
+    assert torch.allclose(before[:, 0], after[:, 0], atol=1e-6)
+    assert torch.allclose(before[:, 1:].norm(dim=1), after[:, 1:].norm(dim=1), atol=1e-6)
+    turned = torch.atan2(after[:, 2], after[:, 1]) - torch.atan2(before[:, 2], before[:, 1])
+    angle = torch.atan2(turned.sin(), turned.cos())
+    assert float((angle - angle[:, :1, :1]).sin().abs().max()) < 1e-6
+    assert len(torch.unique(angle[:, 0, 0].round(decimals=6))) == 40
+
+
+def test_shares_of_images_lose_their_colour_or_are_turned_around() -> None:
+    x = images(batch=4000, channels=3, height=3, width=3)
+    greyed = grey(x, 0.3, seeded())
+    whole = (greyed[:, 0] == greyed[:, 1]).flatten(1).all(1)
+    assert abs(int(whole.sum()) - 1200) < 5 * math.sqrt(4000 * 0.3 * 0.7)
+    assert torch.equal(greyed[~whole], x[~whole].float())
+    turned = solarise(x, 0.2, seeded())
+    changed = (turned != x).flatten(1).any(1)
+    assert abs(int(changed.sum()) - 800) < 5 * math.sqrt(4000 * 0.2 * 0.8)
+    assert torch.equal(turned[changed], torch.where(x >= 128, 255 - x.float(), x.float())[changed])
+
+
+def test_blur_is_a_gaussian_of_a_width_in_its_range() -> None:
+    side, most = 41, 0.05 * 41
+    point = torch.zeros(300, 1, side, side, dtype=torch.float64)
+    point[:, 0, 20, 20] = 255
+    out = blur(point, 0.05, seeded()) / 255
+    assert torch.allclose(out.sum((1, 2, 3)), torch.ones(300).double())
+    blurred = out[:, 0, 20, 20] < 1 - 1e-9
+    assert abs(int(blurred.sum()) - 150) < 50
+    across = out[blurred, 0, 20]
+    sigma = (-0.5 / (across[:, 21] / across[:, 20]).log()).sqrt()
+    assert sigma.min() >= 0.1 * most - 1e-9
+    assert sigma.max() <= most + 1e-9
+    reach = math.ceil(2.5 * most)
+    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1).double() / sigma[:, None]) ** 2)
+    line /= line.sum(1, keepdim=True)
+    expected = line[:, :, None] * line[:, None, :]
+    cut = slice(20 - reach, 21 + reach)
+    assert torch.allclose(out[blurred, 0, cut, cut], expected, atol=1e-12)
+
+
+def test_colour_changes_leave_grey_images_alone() -> None:
+    x = images(channels=1)
+    for change in (saturation, hue, grey):
+        assert torch.equal(change(x, 0.5, seeded()), x.float())

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from nearfar.augment import Augment, normalize
 from nearfar.data import ImageSet
-from nearfar.encoders import build_encoder, channels_last
+from nearfar.encoders import UnitNorm, build_encoder, channels_last
+from nearfar.encoders.projector import projector
 from nearfar.errors import InputError, did_you_mean
 from nearfar.headloss import HeadLoss
 from nearfar.losses import LOSSES, Loss
 from nearfar.muon import Muon
 from nearfar.optim import Optimizer
 from nearfar.recipe import Recipe, TrainSection
-from nearfar.sampling import ClassBatches, Pairs, Sampler, Shuffle
+from nearfar.sampling import ClassBatches, Pairs, Sampler, Shuffle, Views, subset_stratified
 
 Made = TypeVar("Made")
+Codes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is learned from."""
+
+    labels: Codes  # the class of each image, numbered without gaps, -1 where it has none or is not to be used [N]
+    classes: Codes  # the images' own number of each of these classes [P]
+    told: Codes  # what the loss is told [N]: the class, or of an image that stands for itself a number of its own
 
 
 def check(recipe: Recipe, train: ImageSet, *, seed: int, start: nn.Module | None = None) -> None:
@@ -30,13 +43,40 @@ def check(recipe: Recipe, train: ImageSet, *, seed: int, start: nn.Module | None
     Raises:
         InputError: the recipe does not fit the images.
     """
-    labels, classes = training_labels(train)
-    build_sampler(recipe, labels, seed=seed, names=[train.classes[number] for number in classes])
+    targets = training_targets(recipe, train, seed=seed)
+    classes = targets.classes
+    build_sampler(recipe, targets.labels, seed=seed, names=[train.classes[number] for number in classes])
     with torch.random.fork_rng(devices=[]):
         encoder = begin_encoder(recipe, train, start)
         build_loss(recipe, encoder, train, classes=len(classes))
-    build("augment", Augment, recipe.augment)
+        build_projector(recipe, encoder, train)
+    augment = build("augment", Augment, recipe.augment)
+    if recipe.sampling.kind == "views" and not augment:
+        raise InputError(
+            "sampling.kind is 'views', but nothing changes an image, so that its views are all alike; add an [augment] section"
+        )
     normalize(first_batch(recipe, train)[:1], recipe.data.mean, recipe.data.std)
+
+
+def training_targets(recipe: Recipe, train: ImageSet, *, seed: int) -> Targets:
+    """What the recipe has images learn from: their classes, or for views the images themselves.
+
+    Raises:
+        InputError: it is to be classes, and there are not two.
+    """
+    views = recipe.sampling.kind == "views"
+    if views and train.labels is None:
+        none = np.full(len(train), -1, dtype=np.int64)
+        return Targets(none, np.empty(0, dtype=np.int64), np.arange(len(train)))
+    labels, classes = training_labels(train)
+    if recipe.data.labelled < 1:
+        kept = subset_stratified(labels, size=recipe.data.labelled, seed=seed)
+        labels = np.where(np.isin(np.arange(len(labels)), kept), labels, -1)
+    told = labels
+    if views:
+        alone = np.ones(len(labels), dtype=bool) if recipe.sampling.instances == "all" else labels < 0
+        told = np.where(alone, len(classes) + np.arange(len(labels)), labels)
+    return Targets(labels, classes, told)
 
 
 def training_labels(train: ImageSet) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +88,7 @@ def training_labels(train: ImageSet) -> tuple[np.ndarray, np.ndarray]:
     if train.labels is None:
         raise InputError(
             f"{train.name} has no labels, which this recipe learns from; put the images of every class in a sub-folder "
-            "of its own, or add a label column"
+            "of its own, add a label column, or take a recipe that needs none, such as simclr"
         )
     classes, numbers = np.unique(train.labels[train.labels >= 0], return_inverse=True)
     if len(classes) < 2:
@@ -106,7 +146,14 @@ def build_loss(recipe: Recipe, encoder: nn.Module, train: ImageSet, *, classes: 
         raise InputError(f"unknown loss {kind!r}{did_you_mean(kind, LOSSES)}")
     home = LOSSES[kind]
     dim = output_dim(encoder, train)
+    if recipe.train.projector:
+        dim = recipe.train.projector[-1]
     params = dict(recipe.loss.params)
+    if recipe.sampling.kind == "views" and (home.needs_classes or home.scores):
+        raise InputError(
+            f"the loss {kind!r} learns classes one by one, and views of images have none; "
+            "take nt-xent, dcl, vicreg or barlow-twins"
+        )
     if home.needs_classes:
         params |= {"classes": classes, "dim": dim}
     if recipe.sampling.kind == "pairs" and not home.takes_pairs:
@@ -123,10 +170,25 @@ def build_loss(recipe: Recipe, encoder: nn.Module, train: ImageSet, *, classes: 
             f"the loss {kind!r} needs one output per class: the encoder has {dim}, the data {classes} classes; "
             f"set encoder.dim={classes}"
         )
-    if home.needs_unit_rows and not recipe.encoder.params.get("normalize", True):
+    if home.needs_unit_rows and not recipe.train.projector and not recipe.encoder.params.get("normalize", True):
         raise InputError(f"the loss {kind!r} needs rows of unit length; set encoder.normalize=true")
     loss = build(f"loss {kind!r}", home, params)
     return loss if mode == "embedding" else HeadLoss(loss, classes=classes, dim=dim)
+
+
+def build_projector(recipe: Recipe, encoder: nn.Module, train: ImageSet) -> nn.Module:
+    """The net between encoder and loss that the recipe asks for, with unit rows where the loss needs them; or nothing.
+
+    Raises:
+        InputError: the recipe trains a head, which stands on the encoder itself.
+    """
+    widths = recipe.train.projector
+    if not widths:
+        return nn.Identity()
+    if recipe.train.mode != "embedding":
+        raise InputError(f"train.projector and train.mode {recipe.train.mode!r} do not go together; set train.projector=[]")
+    unit = [UnitNorm()] if LOSSES[recipe.loss.kind].needs_unit_rows else []
+    return nn.Sequential(*projector(output_dim(encoder, train), widths), *unit)
 
 
 def build(name: str, home: Callable[..., Made], params: Mapping[str, Any]) -> Made:
@@ -148,6 +210,9 @@ def build(name: str, home: Callable[..., Made], params: Mapping[str, Any]) -> Ma
 def build_sampler(recipe: Recipe, labels: np.ndarray, *, seed: int, names: list[str] | None = None) -> Sampler:
     """The recipe's sampler; ``labels`` [N] int64, -1 for images without a class, which take no part."""
     section = recipe.sampling
+    if section.kind == "views":
+        size = min(section.batch_size, len(labels))
+        return Views(np.arange(len(labels)), batch_size=size, views=section.views, seed=seed, drop_last=section.drop_last)
     if section.kind == "shuffle":
         rows = np.flatnonzero(labels >= 0)
         return Shuffle(rows, batch_size=min(section.batch_size, len(rows)), seed=seed, drop_last=section.drop_last)

@@ -31,6 +31,7 @@ class DataSection:
     std: tuple[float, ...] = (0.5,)  # divided by afterwards
     rows: int | None = None  # use no more than the first so many training images
     fraction: float = 1.0  # then only this share of them, stratified by class
+    labelled: float = 1.0  # share of the training images whose label is used, stratified by class; the others have none
     validation: float = 0.0  # share (below 1) or number of training images held out for validation figures
     validation_from: Literal["random", "stratified", "first", "last"] = "stratified"
     test: float = 0.2  # share of the images held out when the data brings no test split; stratified by class
@@ -44,6 +45,7 @@ class DataSection:
         _check("data.mean", self.mean, len(self.mean) in (1, 3), "1 or 3 numbers")
         _check("data.rows", self.rows, self.rows is None or self.rows >= 1, "a positive number of images")
         _check("data.fraction", self.fraction, 0 < self.fraction <= 1, "a share above 0, at most 1")
+        _check("data.labelled", self.labelled, 0 < self.labelled <= 1, "a share above 0, at most 1")
         whole = self.validation < 1 or self.validation == int(self.validation)
         _check("data.validation", self.validation, self.validation >= 0 and whole, "a share below 1 or a whole number")
         _check("data.test", self.test, 0 <= self.test < 1, "a share from 0 up to, not including, 1")
@@ -55,15 +57,20 @@ class DataSection:
 class SamplingSection:
     """How training images are put together into batches."""
 
-    kind: Literal["shuffle", "pairs", "class-batches"] = "shuffle"
-    batch_size: int = 128  # images a batch; pairs a batch where kind is "pairs"; not used by "class-batches"
+    kind: Literal["shuffle", "pairs", "class-batches", "views"] = "shuffle"
+    batch_size: int = (
+        128  # images a batch, before they are seen `views` times; pairs where kind is "pairs"; not used by "class-batches"
+    )
     partner: Literal["fixed", "fresh"] = "fresh"  # pairs: drawn once before training, or anew in every epoch
     pairing: Literal["half", "both"] = "half"  # pairs: one partner, same class half the time; or one of each kind
     classes: int = 8  # class-batches: classes in a batch (P)
     per_class: int = 16  # class-batches: images of each class (K)
-    drop_last: bool = False  # shuffle: leave out a last batch that is not full
+    views: int = 2  # views: how often each image is in a batch, changed anew each time
+    instances: Literal["all", "unlabelled"] = "all"  # views: which images are a class of their own; others are of their label's
+    drop_last: bool = False  # shuffle, views: leave out a last batch that is not full
 
     def __post_init__(self) -> None:
+        _check("sampling.views", self.views, self.views >= 2, "at least 2")
         for name in ("batch_size", "classes", "per_class"):
             _check(f"sampling.{name}", getattr(self, name), getattr(self, name) >= 1, "a positive whole number")
 
@@ -88,6 +95,7 @@ class TrainSection:
     final_factor: float = 0.0001  # one-cycle: last rate over the highest
     average: float = 0.0  # decay per step of the exponential moving average of the weights; 0: none
     clip: float = 0.0  # largest norm of the gradient; 0: not clipped
+    projector: tuple[int, ...] = ()  # widths of a net between encoder and loss that goes after training; (): none
     chunk: int = 0  # images that pass through the encoder at once (gradient caching); 0: the whole batch
     precision: Literal["auto", "float32", "bfloat16"] = "float32"  # of the encoder's arithmetic; auto measures
     checkpoint_seconds: float = 60.0  # a checkpoint at least this often, besides every epoch's end
@@ -103,6 +111,7 @@ class TrainSection:
             _check(f"train.{name}", getattr(self, name), getattr(self, name) > 0, "a positive number")
         _check("train.warmup", self.warmup, 0 <= self.warmup <= 1, "a share from 0 to 1")
         _check("train.average", self.average, 0 <= self.average < 1, "from 0 (none) up to, not including, 1")
+        _check("train.projector", self.projector, min(self.projector, default=1) >= 1, "a list of positive widths")
         _check("train.chunk", self.chunk, self.chunk >= 0, "zero (the whole batch) or a positive number of images")
         _check("train.clip", self.clip, self.clip >= 0, "zero (none) or a positive number")
         _check("train.checkpoint_seconds", self.checkpoint_seconds, self.checkpoint_seconds > 0, "a positive number")
@@ -188,7 +197,7 @@ class Recipe:
         """A copy with dotted keys changed: ``{"loss.margin": 0.5}``.
 
         A change of ``train.mode`` to "linear" or "finetune" comes first and brings what heads learn by: cross-entropy on
-        images one by one, instead of another loss and of pairs.
+        images one by one, instead of another loss and of pairs or views.
 
         Raises:
             InputError: a key is unknown or a value does not fit.
@@ -197,8 +206,9 @@ class Recipe:
         if changes.get("train.mode", "embedding") != "embedding":
             if tree["loss"]["kind"] != "cross-entropy":
                 tree["loss"] = {"kind": "cross-entropy"}
-            if tree["sampling"]["kind"] == "pairs":
+            if tree["sampling"]["kind"] in ("pairs", "views"):
                 tree["sampling"]["kind"] = "shuffle"
+            tree["train"]["projector"] = []
         for dotted, value in changes.items():
             section, _, key = dotted.partition(".")
             if not key or not isinstance(tree.get(section), dict):

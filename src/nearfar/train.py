@@ -32,7 +32,16 @@ from nearfar.inference import embed as embed_all
 from nearfar.losses import Loss
 from nearfar.memory import keep_freed_memory, step_memory
 from nearfar.optim import learning_rate, update_average
-from nearfar.parts import begin_encoder, build, build_loss, build_optimizer, build_sampler, first_batch, training_labels
+from nearfar.parts import (
+    begin_encoder,
+    build,
+    build_loss,
+    build_optimizer,
+    build_projector,
+    build_sampler,
+    first_batch,
+    training_targets,
+)
 from nearfar.precision import choose_precision
 from nearfar.progress import Silent, Speed, Watcher
 from nearfar.recipe import Recipe
@@ -83,7 +92,7 @@ def fit(
 
     Args:
         recipe: what to do.
-        train: the images to learn from, with labels.
+        train: the images to learn from, with labels unless the recipe learns from views.
         validation: images for the figures of every epoch; never learned from.
         start: an encoder of the recipe's shape whose weights training begins with; None: random ones.
         seed: everything random follows from it.
@@ -101,19 +110,24 @@ def fit(
     watcher = watcher or Silent()
     started = time.perf_counter()
     keep_freed_memory()
-    labels, classes = training_labels(train)
-    sampler = build_sampler(recipe, labels, seed=seed, names=[train.classes[number] for number in classes])
+    targets = training_targets(recipe, train, seed=seed)
+    classes, told = targets.classes, targets.told
+    sampler = build_sampler(recipe, targets.labels, seed=seed, names=[train.classes[number] for number in classes])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(seed, 0))
         encoder = begin_encoder(recipe, train, start).to(device)
         loss = build_loss(recipe, encoder, train, classes=len(classes)).to(device)
+        project = build_projector(recipe, encoder, train).to(device)
     frozen = recipe.train.mode == "linear"  # then every image is embedded once, as it is, and only the head learns
-    learned = [*loss.parameters()] if frozen else [*encoder.parameters(), *loss.parameters()]
+    learned = [*loss.parameters()] if frozen else [*encoder.parameters(), *project.parameters(), *loss.parameters()]
     augment = build("augment", Augment, recipe.augment)
-    optimizer = build_optimizer(recipe.train, [] if frozen else [*encoder.parameters()], [*loss.parameters()])
-    trained = nn.ModuleList([encoder, loss])
+    optimizer = build_optimizer(
+        recipe.train, [] if frozen else [*encoder.parameters(), *project.parameters()], [*loss.parameters()]
+    )
+    trained = nn.ModuleList([encoder, loss, project])
     average = copy.deepcopy(trained) if recipe.train.average else None
-    modules = {"encoder": encoder, "loss": loss} | ({"average": average} if average is not None else {})
+    modules: dict[str, nn.Module] = {"encoder": encoder, "loss": loss, "projector": project}
+    modules |= {"average": average} if average is not None else {}
     mean, std = recipe.data.mean, recipe.data.std
 
     position = Position(precision="float32" if frozen else recipe.train.precision)
@@ -151,7 +165,7 @@ def fit(
 
     def forward(pixels: Tensor) -> Tensor:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=position.precision == "bfloat16"):
-            z: Tensor = encoder(normalize(pixels, mean, std, channels_last=True))
+            z: Tensor = project(encoder(normalize(pixels, mean, std, channels_last=True)))
         return z.float()
 
     def learn(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -172,7 +186,7 @@ def fit(
 
     def compare(z: Tensor, batch: Batch) -> Tensor:
         if batch.partners is None or batch.same is None:
-            value: Tensor = loss(z, torch.from_numpy(labels[batch.rows]).to(device))
+            value: Tensor = loss(z, torch.from_numpy(told[batch.rows]).to(device))
         else:
             a, b = z.chunk(2)
             value = loss.pairs(a, b, torch.from_numpy(batch.same).to(device))  # type: ignore[operator]  # takes_pairs was checked
@@ -186,6 +200,7 @@ def fit(
             plan = sampler.epoch(epoch).head(all_steps - epoch * whole)
             steps = len(plan)
             encoder.train(not frozen)
+            project.train()
             shown, speed = time.perf_counter(), Speed()
             for number in range(position.batch, steps):
                 step = epoch * whole + number
@@ -203,7 +218,7 @@ def fit(
                     update_average(average, trained, min(recipe.train.average, (1 + step) / (10 + step)))
 
                 if number >= measured_batch(plan) and not position.health:
-                    position.health = _health(loss, z.detach(), labels, batch) | batch_figures(plan, labels)
+                    position.health = _health(loss, z.detach(), told, batch) | batch_figures(plan, told)
                 total += value.detach().double() * len(batch.rows)
                 position.batch, position.images, here = number + 1, position.images + len(batch.rows), here + 1
                 speed.add(len(z))
@@ -233,8 +248,10 @@ def fit(
                 row["warning"] = warning
                 watcher.warn(warning["message"])
             if validation is not None:
-                judged, by = trained if average is None else average
-                row["validation"] = validation_figures(judged, by, recipe, validation, classes, device=device, z=held)
+                judged, by, beyond = trained if average is None else average
+                row["validation"] = validation_figures(
+                    judged, by, recipe, validation, classes, device=device, z=held, projector=beyond
+                )
             row["seconds"] = round(elapsed(), 3)
             position.history.append(row)
             position.epoch, position.batch, position.images, position.health = epoch + 1, 0, 0, {}
@@ -247,7 +264,7 @@ def fit(
             if interrupted() and step + 1 < all_steps:
                 raise KeyboardInterrupt
 
-    final, by = trained if average is None else average
+    final, by, _ = trained if average is None else average
     head = by.head([train.classes[number] for number in classes]) if isinstance(by, HeadLoss) else None
     speeds = [row["images_per_second"] for row in position.history]
     return Fitted(final.cpu().eval(), position.history, elapsed(), float(np.median(speeds)), position.precision, head)
@@ -342,6 +359,8 @@ def _memory_line(
 
     def compare(z: Tensor) -> Tensor:
         places = torch.arange(len(z) // (2 if recipe.sampling.kind == "pairs" else 1), device=z.device)
+        if recipe.sampling.kind == "views":
+            return loss(z, places // recipe.sampling.views)
         if recipe.sampling.kind == "pairs":
             value: Tensor = loss.pairs(*z[: 2 * len(places)].chunk(2), places % 2 == 0)  # type: ignore[operator]  # takes_pairs was checked
             return value

@@ -1,4 +1,4 @@
-"""What is measured on held-out images after every epoch: the loss, the votes of neighbours, pairs."""
+"""What is measured on held-out images after every epoch: the loss, the votes of neighbours, pairs, views."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from nearfar.augment import Augment, normalize
 from nearfar.classify import similarities, winners
 from nearfar.data import ImageSet
 from nearfar.errors import InputError
+from nearfar.evaluation.geometry import alignment, directions, effective_rank, uniformity
 from nearfar.headloss import HeadLoss
 from nearfar.inference import embed
+from nearfar.parts import build
 from nearfar.recipe import Recipe
 from nearfar.sampling import Pairs, Shuffle
 from nearfar.search import NeighborIndex
 
+VIEWED = 2048  # images whose views are looked at, at most
 SEED = 0  # the same pairs and batches in every epoch, so that figures of epochs can be compared
 
 
@@ -31,6 +35,7 @@ def validation_figures(
     *,
     device: str,
     z: np.ndarray | None = None,
+    projector: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Figures on images that are not learned from.
 
@@ -38,18 +43,21 @@ def validation_figures(
         encoder: what is being trained; its mode is put back.
         loss: the training loss, on batches of the training's size.
         recipe: says how pairs are made and who votes.
-        validation: the images, with labels.
+        validation: the images, with labels unless the recipe learns from views.
         classes: the class numbers that training knows, [P]; images of others are left out.
         device: where to compute.
         z: the embeddings of all validation images [N, D], where the encoder does not change; None: they are computed.
+        projector: what stands between encoder and loss; None: nothing.
 
     Returns:
-        loss; knn_accuracy, where every image is left out of its own search; for pairs with a threshold, pair_accuracy;
-        with a linear head, head_accuracy.
+        loss; knn_accuracy, where every image is left out of its own search and there are labels; for pairs with a threshold,
+        pair_accuracy; with a linear head, head_accuracy; for views alignment (of two views), uniformity and effective_rank.
 
     Raises:
         InputError: no validation image is of a class that training knows.
     """
+    if recipe.sampling.kind == "views":
+        return _view_figures(encoder, projector or nn.Identity(), loss, recipe, validation, device)
     labels = validation.require_labels()
     known = np.flatnonzero(np.isin(labels, classes))
     if len(known) < 2:
@@ -84,6 +92,41 @@ def validation_figures(
     figures["knn_accuracy"] = _knn_accuracy(z, numbers, recipe)
     if isinstance(loss, HeadLoss):
         figures["head_accuracy"] = float((loss.classify(points) == targets).float().mean())
+    return figures
+
+
+def _view_figures(
+    encoder: nn.Module, projector: nn.Module, loss: nn.Module, recipe: Recipe, validation: ImageSet, device: str
+) -> dict[str, Any]:
+    """The loss on views of held-out images, always the same ones, and how their embeddings lie; with labels the vote too."""
+    count, views = min(len(validation), VIEWED), recipe.sampling.views
+    chosen = np.sort(np.random.default_rng(SEED).permutation(len(validation))[:count])
+    augment, generator = build("augment", Augment, recipe.augment), torch.Generator().manual_seed(SEED)
+    modes = [(module, module.training) for module in (encoder, projector, loss)]
+    for module, _ in modes:
+        module.eval()
+    total, places = 0.0, []
+    size = min(recipe.sampling.batch_size, count)
+    for start in range(0, count - count % size, size):
+        rows = np.repeat(chosen[start : start + size], views)
+        pixels = augment(torch.from_numpy(np.ascontiguousarray(validation.images[rows])), generator).to(device)
+        z = encoder(normalize(pixels, recipe.data.mean, recipe.data.std, channels_last=True)).float()
+        total += float(loss(projector(z), torch.arange(size, device=device).repeat_interleave(views))) * size
+        places.append(z.cpu().numpy())
+    for module, training in modes:
+        module.train(training)
+    seen = np.concatenate(places)
+    unit, own = directions(seen), np.repeat(np.arange(len(seen) // views), views)
+    figures: dict[str, Any] = {
+        "loss": total / len(seen) * views,
+        "alignment": alignment(unit, own),
+        "uniformity": uniformity(unit),
+        "effective_rank": effective_rank(seen),
+    }
+    if validation.labels is not None:
+        figures["knn_accuracy"] = _knn_accuracy(
+            embed(encoder, validation, recipe.data, device=device), validation.labels, recipe
+        )
     return figures
 
 

@@ -1,11 +1,11 @@
-"""Labels -> batches of row numbers: plain shuffling, pairs, classes x images; and the splits of rows that come before them.
+"""Labels -> batches of row numbers: plain shuffling, views, pairs, classes x images; and, before them, the splits of rows.
 
 Knows labels and row numbers, never images, tensors or models. A sampler keeps no state: an epoch is a pure function of
 the seed and the epoch's number, so a run that was interrupted asks for batch i of epoch e again and gets the same rows.
 """
 
 from nearfar.sampling.epoch import Batch, Epoch, Sampler
-from nearfar.sampling.samplers import ClassBatches, Pairs, Shuffle
+from nearfar.sampling.samplers import ClassBatches, Pairs, Shuffle, Views
 from nearfar.sampling.split import split_classes, split_validation, subset_stratified
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Pairs",
     "Sampler",
     "Shuffle",
+    "Views",
     "split_classes",
     "split_validation",
     "subset_stratified",

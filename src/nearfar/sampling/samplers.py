@@ -1,4 +1,4 @@
-"""Labels -> epochs: plain shuffling, pairs, classes x images."""
+"""Labels -> epochs: plain shuffling, views, pairs, classes x images."""
 
 from __future__ import annotations
 
@@ -57,6 +57,36 @@ class Shuffle:
         rows = stream(self.seed, ORDER, check_integer("epoch", number, least=0)).permutation(self.rows)
         if self.drop_last:
             rows = rows[: len(self) * self.batch_size]
+        return Epoch(rows=rows, partners=None, same=None, batch_size=self.batch_size)
+
+
+class Views:
+    """Every image once an epoch, in a new random order, several times in its batch: changed at random, these are views of it.
+
+    The views of an image stand together, so that processes that divide a batch hold whole images where the batch size is a
+    multiple of their number.
+    """
+
+    def __init__(self, rows: ArrayLike, *, batch_size: int, views: int, seed: int, drop_last: bool = False) -> None:
+        """Args:
+            rows: integers [N], the rows to visit.
+            batch_size: different rows in a batch, over all processes.
+            views: how often each is in it, at least 2.
+            seed: not negative.
+            drop_last: leave out the last batch of an epoch when it is short.
+
+        Raises:
+            InputError: as `Shuffle`, or there are fewer than two views.
+        """
+        self.views = check_integer("views", views, least=2)
+        self._each = Shuffle(rows, batch_size=batch_size, seed=seed, drop_last=drop_last)
+        self.batch_size = self.views * self._each.batch_size
+
+    def __len__(self) -> int:
+        return len(self._each)
+
+    def epoch(self, number: int) -> Epoch:
+        rows = np.repeat(self._each.epoch(number).rows, self.views)
         return Epoch(rows=rows, partners=None, same=None, batch_size=self.batch_size)
 
 

@@ -36,7 +36,13 @@ class Gallery:
 
     def between(self, start: int, end: int) -> Floats:
         """Return the vectors at the places ``start`` to ``end``: [n, D]."""
-        found = self.vectors[start:end] if self.only is None else self.vectors[self.only[start:end]]
+        if self.only is None:
+            found = self.vectors[start:end]
+        else:
+            rows = self.only[start:end]
+            # Rows without a gap, such as all that were there before others came, need not be copied.
+            together = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1
+            found = self.vectors[rows[0] : rows[-1] + 1] if together else self.vectors[rows]
         return unit_rows(found, "gallery", start) if self.scale else found
 
     def at(self, places: Ints) -> Floats:
