@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+from pathlib import Path, PurePath
 from typing import Any
 
 from nearfar import runs
 from nearfar.files import read_json, write_text
 from nearfar.reproduce import recipe_file, recipe_toml, train_command
 
-_ROWS = (
+_ROWS = (  # section and key in metrics.json, and what it is called
     ("classification", "accuracy", "{k}-nearest-neighbour accuracy"),
     ("classification", "one_nn_accuracy", "1-nearest-neighbour accuracy"),
     ("classification", "head_accuracy", "Accuracy of the linear head"),
@@ -21,6 +22,8 @@ _ROWS = (
     ("verification", "auroc", "AUROC, same or different"),
     ("verification", "eer", "Equal error rate, same or different"),
 )
+
+_TASK = "image-feature-extraction"
 
 
 def write_card(folder: Path) -> None:
@@ -34,8 +37,9 @@ def card(config: dict[str, Any], metrics: dict[str, Any] | None) -> str:
     """The text of the card; class names and paths appear as code, so that none of them is read as markup."""
     recipe, data, size = config["recipe"], config["data"], config["input"]["size"]
     training = config.get("training", {})
-    lines = ["---", "library_name: nearfar", "pipeline_tag: image-feature-extraction"]
-    lines += ["tags: [metric-learning, contrastive-learning, image-retrieval, nearfar]", "---", ""]
+    lines = ["---", "library_name: nearfar", f"pipeline_tag: {_TASK}"]
+    lines += ["tags: [metric-learning, contrastive-learning, image-retrieval, nearfar]"]
+    lines += [*(_model_index(recipe["name"], metrics) if metrics else []), "---", ""]
     lines += [f"# {_plain(recipe['name'])}: image embedding", "", _plain(recipe["description"]), ""]
     classes = config["classes"]
     shown = ", ".join(_code(name) for name in classes[:20]) + (f" and {len(classes) - 20:,} more" if len(classes) > 20 else "")
@@ -95,6 +99,64 @@ def _began(config: dict[str, Any]) -> list[str]:
     return [f"- The encoder is that of the run {_code(start.get('run'))}, {done}."]
 
 
+def _measured(metrics: dict[str, Any]) -> list[tuple[str, str, str, float]]:
+    """Section, key, title and value of the figures that a card shows."""
+    rows = []
+    for section, key, title in _ROWS:
+        value = metrics.get(section, {}).get(key)
+        if isinstance(value, int | float):
+            rows.append((section, key, title.format(k=metrics["classification"].get("k", "k")), float(value)))
+    return rows
+
+
+def _model_index(name: Any, metrics: dict[str, Any]) -> list[str]:
+    """The figures as model hubs read them: lines of YAML, one result of as many metrics."""
+    data, rows = metrics.get("data", {}), _measured(metrics)
+    source = PurePath(str(data.get("source", "images"))).name or "images"  # a path says more than strangers should know
+    if not rows:
+        return []
+    lines = [
+        "model-index:",
+        f"- name: {quoted(name)}",
+        "  results:",
+        f"  - task: {{type: {_TASK}}}",
+        "    dataset:",
+        f"      name: {quoted(source)}",
+        f"      type: {quoted(re.sub(r'[^a-z0-9_-]+', '-', source.lower()).strip('-') or 'images')}",
+        f"      split: {quoted(data.get('split', 'test'))}",
+        "    metrics:",
+    ]
+    for _, key, title, value in rows:
+        kind = key.replace("@", "_at_")
+        lines += [f"    - type: {kind}", f"      name: {quoted(title)}", f"      value: {_decimal(value)}"]
+    return lines
+
+
+def quoted(text: Any) -> str:
+    """``text`` as one double-quoted YAML scalar: no letter of it ends the quotes, the line or the document.
+
+    Letters beyond ASCII are escaped, since YAML takes some of them as ends of lines and refuses others.
+    """
+    letters = []
+    for letter in str(text):
+        code = ord(letter)
+        if letter in '"\\':
+            letters.append("\\" + letter)
+        elif 0x20 <= code < 0x7F:
+            letters.append(letter)
+        elif 0xD800 <= code < 0xE000:
+            letters.append("?")  # half of a letter, which no file can hold
+        else:
+            letters.append(f"\\U{code:08X}")
+    return f'"{"".join(letters)}"'
+
+
+def _decimal(value: float) -> str:
+    """All digits of ``value``, with the point without which YAML 1.1 reads ``1e-05`` as text."""
+    text = repr(value)
+    return text if "." in text or "e" not in text else text.replace("e", ".0e")
+
+
 def _figures(metrics: dict[str, Any]) -> list[str]:
     data, intervals = metrics.get("data", {}), metrics.get("confidence", {})
     lines = [
@@ -107,12 +169,10 @@ def _figures(metrics: dict[str, Any]) -> list[str]:
         "| figure | value |",
         "|---|---|",
     ]
-    for section, key, title in _ROWS:
-        value = metrics.get(section, {}).get(key)
-        if isinstance(value, int | float):
-            interval = intervals.get(section, {}).get(key)
-            spread = f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
-            lines.append(f"| {title.format(k=metrics['classification'].get('k', 'k'))} | {value:.4f}{spread} |")
+    for section, key, title, value in _measured(metrics):
+        interval = intervals.get(section, {}).get(key)
+        spread = f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+        lines.append(f"| {title} | {value:.4f}{spread} |")
     if "unseen" in metrics:
         unseen = metrics["unseen"]
         count = unseen.get("data", {})
