@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nearfar import export
 from nearfar.errors import InputError
-from nearfar.export import export_projector, sheet_layout
+from nearfar.export import export_projector, projector, sheet_layout
 
 CLASSES = ("cat", "tab\there\nand\\line\r", "", "日本語 $x_1$")
 
@@ -112,7 +111,7 @@ def test_blank_names_do_not_shift_the_rows(tmp_path: Path) -> None:
 
 
 def test_too_many_points_are_sampled_in_proportion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "POINT_LIMIT", 40)
+    monkeypatch.setattr(projector, "POINT_LIMIT", 40)
     z, labels, images = make(100)
     labels = np.repeat([0, 3], [75, 25])
     export_projector(z, labels, CLASSES, images, tmp_path)

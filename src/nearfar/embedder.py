@@ -40,6 +40,8 @@ class Embedder(Params):
         training_: seconds, images a second, and the precision of the arithmetic.
     """
 
+    _ready: tuple[nn.Module, str, nn.Module] | None = None  # an encoder, a device, and the encoder made ready for it
+
     def __init__(
         self,
         recipe: str | Path | Recipe = "mnist-fast",
@@ -63,7 +65,6 @@ class Embedder(Params):
         self.device = device
         self.changes = changes
         self.start = start
-        self._ready: tuple[nn.Module, str, nn.Module] | None = None  # an encoder, a device, and the encoder made ready for it
 
     def fit(
         self,

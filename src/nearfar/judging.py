@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from nearfar.card import write_card
 from nearfar.data import ImageSet, load_splits
 from nearfar.errors import InputError
 from nearfar.files import write_json
-from nearfar.opening import classes_of, labels_in, load_run, shape_of
+from nearfar.opening import Model, classes_of, labels_in, load_run, shape_of
 from nearfar.search import NeighborIndex
 from nearfar.splits import Splits, load_for
 
@@ -78,17 +78,8 @@ def judge(run: str | Path, data: Source | None = None, *, device: str = "auto", 
     """
     folder = Path(run)
     model, index = load_run(folder, device=device)
-    recipe, config = model.recipe_, runs.read_config(folder)
-    trained_on = config["data"].get("source")
-    source = trained_on if data is None else (data.name if isinstance(data, ImageSet) else str(data))
-    own, splits = source == trained_on, None
-    if own:
-        splits = load_for(source if data is None else data, recipe.data, seed=config["seed"], skip_bad=skip_bad)
-        found = splits.parts()
-    else:
-        found = load_splits(data, **shape_of(model), skip_bad=skip_bad)
-    split = next(name for name in ("test", "validation", "train") if name in found)
-    queries = found[split]
+    config = runs.read_config(folder)
+    source, split, own, splits, queries = images_to_judge(model, config, data, skip_bad=skip_bad)
     classes = classes_of(model, index)
     labels = labels_in(queries, classes)
     started = time.perf_counter()
@@ -110,6 +101,37 @@ def judge(run: str | Path, data: Source | None = None, *, device: str = "auto", 
         seconds=seconds,
         same=bool((own and split == "train") or not known.all()),
     )
+
+
+class Asked(NamedTuple):
+    """Images to judge a run by."""
+
+    source: str  # what they are
+    split: str  # which of its splits
+    own: bool  # whether that is what the run was made from
+    splits: Splits | None  # all parts, where it is
+    images: ImageSet
+
+
+def images_to_judge(model: Model, config: Mapping[str, Any], data: Source | None = None, *, skip_bad: bool = False) -> Asked:
+    """Read the images to judge a run by; ``data``, ``skip_bad`` and errors are those of `judge`.
+
+    Args:
+        model: of the run.
+        config: of the run.
+        data: as for `judge`.
+        skip_bad: as for `judge`.
+    """
+    trained_on = config["data"].get("source")
+    source = trained_on if data is None else (data.name if isinstance(data, ImageSet) else str(data))
+    own, splits = source == trained_on, None
+    if own:
+        splits = load_for(source if data is None else data, model.recipe_.data, seed=config["seed"], skip_bad=skip_bad)
+        found = splits.parts()
+    else:
+        found = load_splits(data, **shape_of(model), skip_bad=skip_bad)
+    split = next(name for name in ("test", "validation", "train") if name in found)
+    return Asked(source, split, own, splits, found[split])
 
 
 def evaluate(run: str | Path, data: Source | None = None, *, device: str = "auto", skip_bad: bool = False) -> dict[str, Any]:

@@ -103,7 +103,18 @@ def embedded(result: Mapping[str, Any]) -> str:
 
 def exported(result: Mapping[str, Any]) -> str:
     """What `verbs.export` returned."""
-    return f"{result['images']:,} embeddings with {', '.join(result['files'])} in {result['out']}"
+    if result.get("to") != "onnx":
+        return f"{result['images']:,} embeddings with {', '.join(result['files'])} in {result['out']}"
+    kind = "float32" if result["quantize"] is None else f"{result['quantize']}, but for the first and the last layer"
+    lines = [
+        f"the model in {result['out']}: {result['bytes']:,} bytes, {result['dim']} numbers an image, {kind}",
+        f"checked on {result['images']:,} images against PyTorch: numbers differ by {result['difference']:.1e} at most, the "
+        f"nearest image is the same for {result['same_nearest']:.2%}, of the 10 nearest {result['overlap']:.2%} are, the class "
+        f"for {result['same_class']:.2%}",
+    ]
+    if "accuracy" in result:
+        lines.append(f"accuracy {result['accuracy']:.2%}, PyTorch's {result['accuracy_pytorch']:.2%}")
+    return "\n".join(lines)
 
 
 def written(results: Sequence[Mapping[str, Any]]) -> str:

@@ -24,6 +24,8 @@ def embed(
 
     Parameters
     ----------
+    run
+        A run folder, or an .onnx file that export wrote.
     data
         The images: a name, an image file, a folder, or any file that train takes.
     out
@@ -93,22 +95,26 @@ def export(
     /,
     *,
     out: Path,
-    to: Literal["projector"] = "projector",
+    to: Literal["onnx", "projector"] | None = None,
+    quantize: Literal["int8"] | None = None,
     device: Device = "auto",
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the embedding for another tool: a folder that TensorBoard's Embedding Projector opens.
+    """Write the model as an ONNX file for any runtime, checked against PyTorch; or a folder for the Embedding Projector.
 
     Parameters
     ----------
     data
-        The images to show; by default those that the run is measured on.
+        The images to check the file on, or to show; by default those that the run is measured on.
     out
-        The folder to write to.
+        The file to write, whose name ends in .onnx; or the folder.
     to
-        The tool.
+        What to write: onnx where the name ends in .onnx, else projector, which TensorBoard opens.
+    quantize
+        Compute the model's inner layers in whole numbers of 8 bits: faster, and not as exact.
     """
     from nearfar import show, verbs
 
-    show_result(verbs.export(run, data, out=out, to=to, device=device, skip_bad=skip_bad), as_json, show.exported)
+    result = verbs.export(run, data, out=out, to=to, quantize=quantize, device=device, skip_bad=skip_bad)
+    show_result(result, as_json, show.exported)

@@ -94,12 +94,17 @@ class Encoder(nn.Module):
         z = self._one(x)
         if self.training or not self.tta:
             return z
-        views = [x]
-        for name in self.tta:
-            views += [view for one in views for view in _VIEWS[name](one)]
+        views = self.views(x)
         for view in views[1:]:
             z = z + self._one(view)
         return self.unit(z / len(views))
+
+    def views(self, x: Tensor) -> list[Tensor]:
+        """Images [B, C, H, W], and the views of them that their embedding in eval mode is the mean of."""
+        views = [x]
+        for name in self.tta:
+            views += [view for one in views for view in _VIEWS[name](one)]
+        return views
 
     def _one(self, x: Tensor) -> Tensor:
         z = self.net(x)

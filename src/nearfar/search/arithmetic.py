@@ -40,8 +40,8 @@ def products(a: Reals, b: Reals, bias: Reals | None = None) -> Reals:
     if has_torch():
         from nearfar.search import tensors
 
-        found = tensors.products(*(tensors.as_tensor(one) for one in (a, b)), None if bias is None else tensors.as_tensor(bias))
-        of_torch: Reals = found.numpy()
+        own = None if bias is None else tensors.as_tensor(bias)
+        of_torch: Reals = tensors.products(tensors.as_tensor(a), tensors.as_tensor(b), own).numpy()
         return of_torch
     tile: Reals = a @ b.T
     if bias is not None:
@@ -70,7 +70,8 @@ def reached(tile: Reals, least: Reals) -> tuple[Ints, Ints]:
 
         rows, columns = (as_tensor(tile) >= as_tensor(least)[:, None]).nonzero(as_tuple=True)
         return rows.numpy(), columns.numpy()
-    return np.nonzero(tile >= least[:, None])
+    at, across = np.nonzero(tile >= least[:, None])
+    return at, across
 
 
 def largest(tile: Reals, k: int) -> tuple[Reals, Ints]:
@@ -82,8 +83,8 @@ def largest(tile: Reals, k: int) -> tuple[Reals, Ints]:
     if has_torch():
         from nearfar.search import tensors
 
-        values, columns = tensors.largest(tensors.as_tensor(tile), k)
-        return values.numpy(), columns.numpy()
+        best, where = tensors.largest(tensors.as_tensor(tile), k)
+        return best.numpy(), where.numpy()
     count, width = tile.shape
     size = group_size(width, k)
     if size == 1:

@@ -285,8 +285,7 @@ class NeighborIndex(Params):
                 known = _open(stored.engine, entries, metric, options or {})
             except FileNotFoundError:
                 # Another process has saved a new state meanwhile: it is read, or what is missing is named.
-                again = {"expect_model_hash": expect_model_hash, "verify": verify, "mapped": mapped, "options": options}
-                return cls.load(folder, **again)
+                return cls.load(folder, expect_model_hash=expect_model_hash, verify=verify, mapped=mapped, options=options)
         index._take(entries, known, built, stored.model_hash, stored.names)
         return index
 
