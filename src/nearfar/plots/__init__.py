@@ -13,6 +13,7 @@ from nearfar.plots.pairs import pair_grid
 from nearfar.plots.plot import Plot, save
 from nearfar.plots.projections import project_pca, project_tsne, sample_rows
 from nearfar.plots.training import loss_by_epoch
+from nearfar.plots.views import view_grid
 
 __all__ = [
     "Difference",
@@ -38,6 +39,7 @@ __all__ = [
     "scatter_map",
     "score_dots",
     "tsne_maps",
+    "view_grid",
     "worst_mistakes",
     "worst_rows",
 ]
