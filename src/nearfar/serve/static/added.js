@@ -96,7 +96,11 @@ export class Added {
   }
 
   #explain(error) {
-    say(error.status === 0 ? "The server does not answer; try again when it is back." : error.message, true);
+    const known = {
+      0: "The server does not answer; try again when it is back.",
+      401: $("key").value ? "The server does not take this API key; type it again." : "Adding and deleting needs the API key of this server.",
+    };
+    say(known[error.status] ?? error.message, true);
     if (error.status === 401) {
       $("lock").hidden = false;
       $("key").focus();

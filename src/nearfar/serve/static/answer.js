@@ -21,10 +21,10 @@ export function showAnswer(result, precision, colors, trained) {
   $("bar").firstElementChild.style.width = `${(100 * result.probability).toFixed(1)}%`;
   $("bar").classList.toggle("unknown", !result.known);
   const sure = `${percent(result.probability, true)} sure`;
-  const why = trained ? `${percent(result.votes)} of the vote` : "by the examples that were added";
+  const why = trained ? `with ${percent(result.votes)} of the vote` : "by the examples that were added";
   const voted = make("bdi", { textContent: result.voted });
   $("sure").replaceChildren(
-    ...(result.known ? [`${sure}; ${why}`] : ["Nearest to ", voted, `, but only ${sure}: too little for a precision of ${percent(precision)}`]),
+    ...(result.known ? [`${sure}, ${why}`] : ["Nearest to ", voted, `, but only ${sure}: too little for a precision of ${percent(precision)}`]),
   );
   showNeighbors(result.neighbors, colors);
 }
@@ -48,7 +48,7 @@ export function clearAnswer(hint) {
 
 function write(text, known) {
   $("label").firstElementChild.textContent = text;
-  $("label").dataset.length = text.length <= 5 ? "short" : text.length <= 12 ? "word" : "long";
+  $("label").dataset.length = text.length <= 5 ? "short" : text.length <= 12 ? "word" : text.length <= 20 ? "words" : "long";
   $("label").classList.toggle("unknown", !known);
 }
 

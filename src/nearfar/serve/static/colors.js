@@ -4,21 +4,24 @@
 const TEN = ["#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9"];
 
 /**
- * Colours for class names in their order: colour-blind safe up to 10, each light and dark up to 20, then just different.
+ * Colours for class names in their order: colour-blind safe up to 10, each twice up to 20, then just different.
  * @param {string[]} names
+ * @param {boolean} dark whether the ground is: then the second ten are lighter than the first, not darker
  * @returns {Map<string, string>}
  */
-export function classColors(names) {
-  return new Map(names.map((name, number) => [name, color(number, names.length)]));
+export function classColors(names, dark) {
+  return new Map(names.map((name, number) => [name, color(number, names.length, dark)]));
 }
 
-function color(number, count) {
+function color(number, count, dark) {
   if (count <= TEN.length || (count <= 2 * TEN.length && number < TEN.length)) return TEN[number];
-  if (count <= 2 * TEN.length) return darker(TEN[number - TEN.length]);
-  return `hsl(${((number * 0.618034 * 360) % 360).toFixed(1)} 65% ${[32, 47, 62][number % 3]}%)`;
+  if (count <= 2 * TEN.length) return mixed(TEN[number - TEN.length], dark ? 255 : 0);
+  const light = [32, 47, 62][number % 3] + (dark ? 14 : 0);
+  return `hsl(${((number * 0.618034 * 360) % 360).toFixed(1)} 65% ${light}%)`;
 }
 
-function darker(hex) {
-  const parts = [1, 3, 5].map((at) => Math.round(parseInt(hex.slice(at, at + 2), 16) * 0.55));
+/** A colour drawn towards black (0) or white (255). */
+function mixed(hex, other) {
+  const parts = [1, 3, 5].map((at) => Math.round(parseInt(hex.slice(at, at + 2), 16) * 0.55 + other * 0.45));
   return `rgb(${parts.join(" ")})`;
 }

@@ -18,6 +18,8 @@ const PRECISIONS = [0.9, 0.95, 0.99, 0.999];
 
 const $ = (id) => document.getElementById(id);
 
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
 let model = null; // what /v1/model says
 let colors = new Map(); // by class name
 let blob = null; // what is sent: the picture at hand
@@ -164,7 +166,7 @@ async function again() {
 /** Ask the server what it serves. */
 async function learn() {
   model = await call("/v1/model");
-  colors = classColors(model.classes.map((one) => one.name));
+  colors = classColors(model.classes.map((one) => one.name), dark.matches);
   const [height, width] = model.input.size;
   document.title = `${model.name} · nearfar`;
   $("name").textContent = model.name;
@@ -262,6 +264,7 @@ $("file").addEventListener("change", () => {
 });
 $("invert").addEventListener("click", async () => bitmap && pick(await inverted(bitmap)));
 $("precision").addEventListener("change", askAgain);
+dark.addEventListener("change", () => model && galleryChanged()); // other colours
 
 document.addEventListener("paste", (event) => {
   const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));

@@ -12,6 +12,7 @@ export class PointMap {
   #card;
   #tile;
   #data = null; // {x, y, label, id, classes}
+  #groups = new Map(); // places of the points by number of their class, in order
   #colors = new Map();
   #chosen = -1; // class that stands out
   #query = null; // {position, name, near: Set of ids}
@@ -26,11 +27,12 @@ export class PointMap {
     canvas.addEventListener("pointerdown", (event) => this.#point(event));
     canvas.addEventListener("pointerleave", () => (card.hidden = true));
     new ResizeObserver(() => this.draw()).observe(canvas);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
   }
 
   show(data, colors) {
     [this.#data, this.#colors, this.#chosen] = [data, colors, -1];
+    this.#groups = new Map([...new Set(data.label)].sort((a, b) => a - b).map((number) => [number, []]));
+    data.label.forEach((number, i) => this.#groups.get(number).push(i));
     this.#name();
     this.draw();
     this.#describe();
@@ -50,21 +52,20 @@ export class PointMap {
     if (!width || !this.#data) return;
     if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
     const context = canvas.getContext("2d");
-    const { x, y, label, id, classes } = this.#data;
+    const { x, y, id, classes } = this.#data;
     const radius = scale * Math.min(4, Math.max(1.6, canvas.clientWidth / 220, 90 / Math.sqrt(x.length)));
     context.clearRect(0, 0, width, height);
-    classes.forEach((name, number) => {
-      context.fillStyle = this.#colors.get(name) ?? "gray";
+    for (const [number, points] of this.#groups) {
+      context.fillStyle = this.#colors.get(classes[number]) ?? "gray";
       context.globalAlpha = this.#chosen < 0 ? 0.85 : this.#chosen === number ? 1 : 0.1;
       context.beginPath();
-      for (let i = 0; i < x.length; i++) {
-        if (label[i] !== number) continue;
+      for (const i of points) {
         const [px, py] = this.#place(x[i], y[i], width, height);
         context.moveTo(px + radius, py);
         context.arc(px, py, radius, 0, 2 * Math.PI);
       }
       context.fill();
-    });
+    }
     context.globalAlpha = 1;
     if (!this.#query) return;
     const style = getComputedStyle(canvas);
@@ -87,7 +88,7 @@ export class PointMap {
 
   #name() {
     const { classes } = this.#data;
-    const numbers = this.#present();
+    const numbers = [...this.#groups.keys()];
     const buttons = numbers.slice(0, NAMED).map((number) => {
       const name = classes[number];
       const button = make("button", { type: "button" }, className(name, this.#colors.get(name)));
@@ -129,14 +130,9 @@ export class PointMap {
     this.#card.style.top = `${Math.min(py, box.height - 64)}px`;
   }
 
-  /** Numbers of the classes that have a point. */
-  #present() {
-    return [...new Set(this.#data.label)].sort((a, b) => a - b);
-  }
-
   #describe() {
     if (!this.#data) return;
-    const [points, classes] = [this.#data.x.length, this.#present().length];
+    const [points, classes] = [this.#data.x.length, this.#groups.size];
     const where = this.#query ? `; the query lies by class ${this.#query.name}` : "";
     this.#canvas.setAttribute("aria-label", `Map of ${count(points, "image", "images")} of ${count(classes, "class", "classes")}${where}`);
   }

@@ -9,10 +9,12 @@ const PEN = 0.13; // of the box: 2.6 pixels of 20, the middle of what MNIST's te
 const FINE = 16; // samples along each side of a pixel: a pixel takes one of 257 shares of ink
 const MOST = 640; // samples along the box; in images larger than MNIST's a pixel has fewer
 const SMALLEST = 0.1; // of the pad: what is drawn smaller is taken for a dot and not blown up further
+const SHARP = 0.35; // cosine: turns of more than 70 degrees
 const STEP = 0.015; // of the pad: pieces of a curve are about as long
 
 /**
- * The corners of a stroke rounded off: a mouse that moves fast leaves few points. Quadratic curves through the midpoints.
+ * A stroke without the kinks of a mouse that moves fast and leaves few points: quadratic curves through the midpoints. Where
+ * it turns sharply it was meant to, and the corner stays.
  * @param {{x: number, y: number}[]} points as the pointer went
  * @returns {{x: number, y: number}[]} a polyline from the first point to the last
  */
@@ -22,7 +24,13 @@ export function smooth(points) {
   let from = points[0];
   for (let i = 1; i < points.length - 1; i++) {
     const bend = points[i];
-    const to = middle(bend, points[i + 1]);
+    const next = points[i + 1];
+    if (turn(points[i - 1], bend, next) < SHARP) {
+      line.push(bend);
+      from = bend;
+      continue;
+    }
+    const to = middle(bend, next);
     const steps = Math.min(8, Math.ceil(Math.hypot(to.x - from.x, to.y - from.y) / STEP));
     for (let step = 1; step <= steps; step++) {
       const t = step / steps;
@@ -111,6 +119,12 @@ function shift(boxed, box, length, down) {
   const centre = profile.reduce((sum, value, at) => sum + value * at, 0) / mass;
   const [first, last] = [profile.findIndex((value) => value > 0), profile.findLastIndex((value) => value > 0)];
   return Math.min(length - 1 - last, Math.max(-first, Math.ceil(length / 2 - 0.5 - centre)));
+}
+
+/** The cosine of the angle by which the way from `a` to `c` turns at `b`. */
+function turn(a, b, c) {
+  const [ux, uy, vx, vy] = [b.x - a.x, b.y - a.y, c.x - b.x, c.y - b.y];
+  return (ux * vx + uy * vy) / (Math.hypot(ux, uy) * Math.hypot(vx, vy) || 1);
 }
 
 function middle(a, b) {
