@@ -39,8 +39,8 @@ export class Added {
     const { items, total = items.length } = await call(`/v1/items?count=${SHOWN}`);
     $("count").textContent = total ? total.toLocaleString("en") : "";
     const rows = items.slice(0, SHOWN).map((item) => this.#row(item));
-    if (total > rows.length) rows.push(make("li", { className: "nothing", textContent: `and ${(total - rows.length).toLocaleString("en")} older ones` }));
-    if (!items.length) rows.push(make("li", { className: "nothing", textContent: "None yet." }));
+    const note = total > rows.length ? `and ${(total - rows.length).toLocaleString("en")} older` : total ? "" : "None yet.";
+    if (note) rows.push(make("li", { className: "nothing", textContent: note }));
     $("items").replaceChildren(...rows);
   }
 
@@ -98,7 +98,9 @@ export class Added {
   #explain(error) {
     const known = {
       0: "The server does not answer; try again when it is back.",
-      401: $("key").value ? "The server does not take this API key; type it again." : "Adding and deleting needs the API key of this server.",
+      401: $("key").value
+        ? "The server does not take this API key; type it again."
+        : "Adding and deleting needs the API key of this server.",
     };
     say(known[error.status] ?? error.message, true);
     if (error.status === 401) {

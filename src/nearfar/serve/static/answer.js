@@ -6,7 +6,8 @@ const $ = (id) => document.getElementById(id);
 
 /** Make room for `k` neighbours, before there are any. */
 export function expectNeighbors(k, metric) {
-  $("metric").textContent = { cosine: "cosine", dot: "dot product", euclidean: "distance, smaller is nearer" }[metric] ?? metric;
+  const names = { cosine: "cosine", dot: "dot product", euclidean: "distance, smaller is nearer" };
+  $("metric").textContent = names[metric] ?? metric;
   room(k);
 }
 
@@ -23,18 +24,17 @@ export function showAnswer(result, precision, colors, trained) {
   const sure = `${percent(result.probability, true)} sure`;
   const why = trained ? `with ${percent(result.votes)} of the vote` : "by the examples that were added";
   const voted = make("bdi", { textContent: result.voted });
-  $("sure").replaceChildren(
-    ...(result.known ? [`${sure}, ${why}`] : ["Nearest to ", voted, `, but only ${sure}: too little for a precision of ${percent(precision)}`]),
-  );
+  const unsure = `, but only ${sure}: too little for a precision of ${percent(precision)}`;
+  $("sure").replaceChildren(...(result.known ? [`${sure}, ${why}`] : ["Nearest to ", voted, unsure]));
   showNeighbors(result.neighbors, colors);
 }
 
 /** The same in one sentence, for those who hear the page. */
 export function announce(result) {
   const nearest = result.neighbors[0];
-  $("live").textContent =
-    (result.known ? `${result.label}, ${percent(result.probability, true)} sure.` : `Unknown; nearest to ${result.voted}, ${percent(result.probability, true)} sure.`) +
-    (nearest ? ` The nearest image is of class ${nearest.label}.` : "");
+  const what = result.known ? result.label : `Unknown; nearest to ${result.voted}`;
+  const near = nearest ? ` The nearest image is of class ${nearest.label}.` : "";
+  $("live").textContent = `${what}, ${percent(result.probability, true)} sure.${near}`;
 }
 
 export function clearAnswer(hint) {
@@ -60,9 +60,13 @@ function showNeighbors(neighbors, colors) {
     fill(box, one ? one.id : null);
     place.setAttribute("aria-hidden", String(!one));
     place.title = one ? one.name : "";
-    if (one) text.replaceChildren(className(one.label, colors.get(one.label)), make("span", { className: "score", textContent: one.score.toFixed(4) }));
-    else text.replaceChildren();
+    text.replaceChildren();
+    if (one) text.append(className(one.label, colors.get(one.label)), score(one.score));
   });
+}
+
+function score(value) {
+  return make("span", { className: "score", textContent: value.toFixed(4) });
 }
 
 /** At least `k` places in the list. */

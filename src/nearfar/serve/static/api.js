@@ -57,7 +57,8 @@ export async function call(path, request = {}) {
   }
   const json = parsed(text);
   if (response.ok && json !== undefined) return json;
-  throw new Problem(json?.detail ? sentence(String(json.detail)) : `The server says ${response.status} ${response.statusText}`, response.status);
+  const told = json?.detail ? sentence(String(json.detail)) : `The server says ${response.status} ${response.statusText}`;
+  throw new Problem(told, response.status);
 }
 
 export function imageUrl(id) {

@@ -196,7 +196,8 @@ async function begin() {
   $("pad").classList.toggle("plain", !ink);
   $("ink").hidden = $("undo").hidden = !ink;
   const values = [...new Set([...PRECISIONS, model.precision])].filter((value) => value > 0).sort((a, b) => a - b);
-  $("precision").replaceChildren(...values.map((value) => new Option(`${+(100 * value).toFixed(2)} %`, value)), new Option("always answer", 0));
+  const choices = values.map((value) => new Option(`${+(100 * value).toFixed(2)} %`, value));
+  $("precision").replaceChildren(...choices, new Option("always answer", 0));
   $("precision").value = model.precision;
   expectNeighbors(Math.min(10, model.limits.k, model.images), model.metric);
   clear();
@@ -226,7 +227,8 @@ function precision() {
 
 function hint() {
   if (!model) return;
-  $("hint").textContent = model.input.ink ? "Draw here, or drop a picture" : "This model takes colour pictures: drop, paste or choose one";
+  const alone = "This model takes colour pictures: drop, paste or choose one";
+  $("hint").textContent = model.input.ink ? "Draw here, or drop a picture" : alone;
 }
 
 function tools() {

@@ -71,7 +71,8 @@ export class PointMap {
     const style = getComputedStyle(canvas);
     const [ink, ground] = [style.color, style.getPropertyValue("--ground").trim()];
     for (let i = 0; i < x.length; i++) {
-      if (this.#query.near.has(id[i])) ring(context, this.#place(x[i], y[i], width, height), radius + 1.5 * scale, 1.2 * scale, ink, ground);
+      if (!this.#query.near.has(id[i])) continue;
+      ring(context, this.#place(x[i], y[i], width, height), radius + 1.5 * scale, 1.2 * scale, ink, ground);
     }
     const [px, py] = this.#place(...this.#query.position, width, height);
     ring(context, [px, py], 9 * scale, 2.5 * scale, ink, ground);
@@ -82,8 +83,8 @@ export class PointMap {
   }
 
   #place(x, y, width, height) {
-    const [left, top] = [MARGIN * width, MARGIN * height];
-    return [left + Math.min(1, Math.max(0, x)) * (width - 2 * left), top + (1 - Math.min(1, Math.max(0, y))) * (height - 2 * top)];
+    const along = (share, length) => length * (MARGIN + (1 - 2 * MARGIN) * Math.min(1, Math.max(0, share)));
+    return [along(x, width), along(1 - y, height)];
   }
 
   #name() {
@@ -104,7 +105,9 @@ export class PointMap {
 
   #choose(number) {
     this.#chosen = this.#chosen === number ? -1 : number;
-    this.#legend.querySelectorAll("button").forEach((button) => button.setAttribute("aria-pressed", String(Number(button.dataset.number) === this.#chosen)));
+    for (const button of this.#legend.querySelectorAll("button")) {
+      button.setAttribute("aria-pressed", String(Number(button.dataset.number) === this.#chosen));
+    }
     this.draw();
   }
 
@@ -134,7 +137,8 @@ export class PointMap {
     if (!this.#data) return;
     const [points, classes] = [this.#data.x.length, this.#groups.size];
     const where = this.#query ? `; the query lies by class ${this.#query.name}` : "";
-    this.#canvas.setAttribute("aria-label", `Map of ${count(points, "image", "images")} of ${count(classes, "class", "classes")}${where}`);
+    const what = `${count(points, "image", "images")} of ${count(classes, "class", "classes")}`;
+    this.#canvas.setAttribute("aria-label", `Map of ${what}${where}`);
   }
 }
 

@@ -14,10 +14,13 @@ export async function prepare(file, limits) {
   const pixels = bitmap ? bitmap.width * bitmap.height : 0;
   const most = limits.body_bytes - BESIDE;
   if (file.size <= most && pixels <= limits.pixels) return { blob: file, bitmap, shrunk: false };
-  if (!bitmap) throw new Error(`The file has ${megabytes(file.size)}, the server takes ${megabytes(limits.body_bytes)}, and this browser cannot make it smaller.`);
+  if (!bitmap) {
+    const sizes = `The file has ${megabytes(file.size)}, the server takes ${megabytes(limits.body_bytes)}`;
+    throw new Error(`${sizes}, and this browser cannot make it smaller.`);
+  }
   let scale = Math.min(1, Math.sqrt(limits.pixels / pixels), 2048 / Math.max(bitmap.width, bitmap.height));
   for (; scale > 0.001; scale /= 1.6) {
-    const canvas = new OffscreenCanvas(Math.max(1, Math.floor(bitmap.width * scale)), Math.max(1, Math.floor(bitmap.height * scale)));
+    const canvas = canvasFor(bitmap, scale);
     const context = canvas.getContext("2d");
     context.imageSmoothingQuality = "high";
     context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
@@ -33,7 +36,7 @@ export async function prepare(file, limits) {
 /** The picture with light and dark exchanged, as a PNG file of at most 2,048 pixels a side. */
 export async function inverted(bitmap) {
   const scale = Math.min(1, 2048 / Math.max(bitmap.width, bitmap.height));
-  const canvas = new OffscreenCanvas(Math.max(1, Math.round(bitmap.width * scale)), Math.max(1, Math.round(bitmap.height * scale)));
+  const canvas = canvasFor(bitmap, scale);
   const context = canvas.getContext("2d");
   onWhite(context, bitmap, canvas.width, canvas.height);
   const image = context.getImageData(0, 0, canvas.width, canvas.height);
@@ -47,7 +50,8 @@ export async function inverted(bitmap) {
  * @returns {ImageData}
  */
 export function preview(bitmap, [height, width], channels) {
-  const per = Math.max(1, Math.min(8, Math.floor(1024 / Math.max(height, width)))); // fine pixels along each side of a coarse one
+  // Fine pixels along each side of a coarse one.
+  const per = Math.max(1, Math.min(8, Math.floor(1024 / Math.max(height, width))));
   const canvas = new OffscreenCanvas(width * per, height * per);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingEnabled = bitmap.width > width || bitmap.height > height;
@@ -80,6 +84,10 @@ export function lightGround({ data, width, height }) {
   }
   rim.sort((a, b) => a - b);
   return rim[rim.length >> 1] > 127;
+}
+
+function canvasFor(bitmap, scale) {
+  return new OffscreenCanvas(Math.max(1, Math.floor(bitmap.width * scale)), Math.max(1, Math.floor(bitmap.height * scale)));
 }
 
 function onWhite(context, bitmap, width, height) {
