@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from serve.processes import server, wait_for
-from serve.serve_samples import b64, of_class, png
+from serve.serve_samples import DIGITS, b64, of_class, png
 
+from nearfar import verbs
 from nearfar.data import ImageSet
+from nearfar.recipe import Recipe
 
 
 def refused(*arguments: str) -> str:
@@ -128,3 +130,32 @@ def test_a_change_by_another_process_is_followed(run: Path, images: ImageSet, tm
 def test_it_listens_where_it_is_told(run: Path, host: str) -> None:
     with server(run, "--host", host) as process, process.client() as client:
         assert client.get("/readyz").json()["status"] == "ok"
+
+
+def test_an_exported_model_serves_the_same_without_pytorch(run: Path, images: ImageSet) -> None:
+    some = [png(image) for image in np.asarray(images.images)[::200]]
+    body = {"images": [b64(content) for content in some]}
+    with server(run) as process, process.client() as client:
+        expected = client.post("/v1/predict", json=body).json()["results"]
+        assert client.get("/v1/model").json()["engine"] == "torch"
+        assert "libtorch" in Path(f"/proc/{process.popen.pid}/maps").read_text()
+    verbs.export(run, out=run / "model.onnx")
+    with server(run) as process, process.client() as client:
+        found = client.post("/v1/predict", json=body).json()["results"]
+        assert client.get("/v1/model").json()["engine"] == "onnx"
+        added = client.post("/v1/items", json={"image": b64(png(of_class(images, "9")[0])), "label": "nine"})
+        assert added.status_code == 201
+        assert "libtorch" not in Path(f"/proc/{process.popen.pid}/maps").read_text()
+    assert [one["label"] for one in found] == [one["label"] for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert [near["id"] for near in one["neighbors"]] == [near["id"] for near in other["neighbors"]]
+        assert abs(one["probability"] - other["probability"]) < 1e-4
+
+
+def test_an_exported_model_of_another_run_is_one_line(run: Path, trained_run: Path, tmp_path: Path) -> None:
+    verbs.export(trained_run, out=tmp_path / "model.onnx")
+    other = tmp_path / "other"
+    verbs.train("digits", recipe=Recipe.from_dict(DIGITS), out=other, seed=1)
+    assert "model.onnx" in refused(str(other), "--onnx", str(tmp_path / "model.onnx"), "--port", "0")
+    (tmp_path / "broken.onnx").write_bytes(b"not a model")
+    assert "broken.onnx" in refused(str(run), "--onnx", str(tmp_path / "broken.onnx"), "--port", "0")

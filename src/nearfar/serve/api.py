@@ -146,7 +146,9 @@ async def picture(asked: Asked, number: Id) -> Response:
     if content is None:
         why = "its picture is not to be had" if there else "the index has no such image"
         raise Problem(404, f"image {number}: {why}")
-    return Response(content, media_type="image/png", headers={"Cache-Control": "private, max-age=60"})
+    # The id of an added image may be that of another one later.
+    kept = "private, max-age=3600" if number < asked.served.now.trained else "no-cache"
+    return Response(content, media_type="image/png", headers={"Cache-Control": kept})
 
 
 @v1.get("/map", response_model=schemas.Map, responses=answers(403, 503), tags=["items"])

@@ -22,9 +22,14 @@ from nearfar.serve.settings import Settings
 
 _LOG = logging.getLogger("nearfar")
 _ALWAYS = ("/healthz", "/readyz", "/metrics")  # answered however busy the server is
-_OWN = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'"
+_COMMON = (
+    "default-src 'none'; img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; "
+)
+_POLICY = f"{_COMMON}script-src 'self'; style-src 'self'"
+# Swagger's page starts by a script inside it, which FastAPI writes; it shows nothing that others have sent.
+_POLICIES = {"/docs": f"{_COMMON}script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'"}
 _HEADERS = {
-    "Content-Security-Policy": f"{_OWN}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -56,6 +61,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
+                headers.setdefault("Content-Security-Policy", _POLICIES.get(scope["path"], _POLICY))
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
