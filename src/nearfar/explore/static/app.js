@@ -94,7 +94,10 @@ async function start() {
   await draw();
   map.addEventListener("hover", ({ detail }) => card.show(detail.id, detail.event));
   map.addEventListener("leave", () => card.hide());
-  map.addEventListener("click", ({ detail }) => open(detail.id));
+  map.addEventListener("click", ({ detail }) => {
+    if (matchMedia("(hover: none)").matches) card.hide(); // a finger does not leave
+    open(detail.id);
+  });
   map.addEventListener("area", ({ detail }) => select(detail.ids, "drawn on the map"));
   filters.addEventListener("change", draw);
   image.addEventListener("marked", ({ detail }) => map.mark(detail.from, detail.neighbors));
