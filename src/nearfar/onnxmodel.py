@@ -84,10 +84,9 @@ class OnnxEmbedder:
             InputError: the images cannot be brought to its size and channels.
         """
         images = self.conform(X).images
-        parts = [self._run(np.ascontiguousarray(images[at : at + BATCH])) for at in range(0, len(images), BATCH)]
-        if not parts:
+        if not len(images):
             raise InputError("there are no images to embed")
-        return np.concatenate(parts)
+        return self._run(images)
 
     def conform(self, X: ImageSet | npt.ArrayLike) -> ImageSet:
         """Images brought to the size and channels that it takes."""
@@ -95,16 +94,21 @@ class OnnxEmbedder:
         return load_images(images, size=self.size_, channels=self.channels_)
 
     def embed_block(self, pixels: npt.NDArray[np.uint8]) -> Floats:
-        """Embed uint8 [N, C, H, W], of its own size and channels, in one piece: float32 [N, D]; by several threads if need be.
+        """Embed uint8 [N, C, H, W], of its own size and channels: float32 [N, D]. Several threads may call it at once.
 
         Raises:
             InputError: another shape or type.
         """
         check_block(pixels, self.channels_, self.size_)
-        return self._run(np.ascontiguousarray(pixels))
+        return self._run(pixels)
 
-    def _run(self, pixels: npt.NDArray[np.uint8]) -> Floats:
-        z: Floats = self._session.run(["embedding"], {"images": pixels})[0]
+    def _run(self, images: Any) -> Floats:
+        """Embed images [N, C, H, W] of an array or on disk, some at a time."""
+        parts = []
+        for at in range(0, len(images), BATCH):
+            block = np.ascontiguousarray(images[at : at + BATCH])
+            parts.append(self._session.run(["embedding"], {"images": block})[0])
+        z: Floats = np.concatenate(parts)
         check_finite(z)
         return z
 

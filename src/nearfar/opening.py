@@ -55,7 +55,7 @@ class Model(Protocol):
         """Images brought to the size and channels that it takes."""
 
     def embed_block(self, pixels: npt.NDArray[np.uint8]) -> Floats:
-        """Embed uint8 [N, C, H, W], of its own size and channels, in one piece: float32 [N, D].
+        """Embed uint8 [N, C, H, W], of its own size and channels: float32 [N, D].
 
         Raises:
             InputError: another shape or type.

@@ -20,12 +20,10 @@ def embed(
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Embed images into one .npz or .parquet file.
+    """Embed images into one .npz or .parquet file. RUN may also be an .onnx file that export wrote: it needs no run folder.
 
     Parameters
     ----------
-    run
-        A run folder, or an .onnx file that export wrote.
     data
         The images: a name, an image file, a folder, or any file that train takes.
     out
