@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from samples import TINY, shapes
 
+from nearfar import indexing, verbs
+from nearfar.classify import winners
 from nearfar.data import ImageSet
 from nearfar.encoders.projector import projector
 from nearfar.errors import InputError
@@ -211,3 +215,69 @@ def test_what_does_not_go_together_is_one_line(changes: dict[str, Any], message:
     with pytest.raises(InputError, match=message) as told:
         check(recipe(**changes), small, seed=0)
     assert "\n" not in str(told.value)
+
+
+# ---- a run of images without labels
+
+
+@pytest.fixture(scope="module")
+def unsorted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run, and the folder of images that it learned from, which has no classes."""
+    place = tmp_path_factory.mktemp("unsorted")
+    (place / "photos").mkdir()
+    for number, image in enumerate(np.asarray(shapes(80, seed=3).images)):
+        Image.fromarray(image[0]).save(place / "photos" / f"{number:02d}.png")
+    verbs.train(place / "photos", recipe=recipe(data__validation=0.1), out=place / "run")
+    return place / "run", place / "photos"
+
+
+def test_images_without_labels_can_be_searched(unsorted: tuple[Path, Path]) -> None:
+    run, photos = unsorted
+    name = indexing.load_run(run, device="cpu")[1].names["images"][5]
+    found = verbs.search(run, [photos / name], k=3)[0]["neighbors"]
+    assert found[0]["id"] == name
+    assert found[0]["score"] == pytest.approx(1.0, abs=1e-5)
+    assert [one["label"] for one in found] == [None] * 3
+    assert "no labels" in (run / "README.md").read_text()
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_what_needs_labels_says_so(verb: str, unsorted: tuple[Path, Path]) -> None:
+    run, photos = unsorted
+    with pytest.raises(InputError, match="label"):
+        verbs.predict(run, [photos]) if verb == "predict" else verbs.evaluate(run)
+
+
+def test_labelled_images_judge_such_a_run_among_themselves(unsorted: tuple[Path, Path]) -> None:
+    tree = verbs.evaluate(unsorted[0], shapes(60, seed=9))
+    assert tree["data"]["same_set"]
+    assert tree["classification"]["accuracy"] > 0.4
+
+
+def test_a_few_labelled_images_give_it_classes_and_go_without_a_trace(unsorted: tuple[Path, Path], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(unsorted[0], tmp_path / "run"))
+    before = verbs.search(run, [unsorted[1]], k=2)
+    some = shapes(30, seed=8)
+    indexing.add_images(run, some)
+    info = indexing.index_info(run)
+    assert info["unlabelled"] == info["images"] - 30
+    assert [one["images"] for one in info["classes"]] == [10, 10, 10]
+    model, index = indexing.load_run(run, device="cpu")
+    z = model.transform(shapes(60, seed=9))
+    said = verbs.predict(run, [write(shapes(60, seed=9), tmp_path / "asked")], precision=0.0)
+    labelled = np.flatnonzero(np.asarray(index.labels) >= 0)
+    similar = z @ np.asarray(index.vectors)[labelled].T
+    near = np.argsort(-similar, axis=1, kind="stable")[:, :5]
+    codes = np.asarray(index.labels)[labelled][near]
+    voted = winners(codes, np.take_along_axis(similar, near, axis=1).astype(np.float64))
+    assert [one["voted"] for one in said] == ["abc"[number] for number in voted]
+    for name in "abc":
+        indexing.remove_images(run, label=name)
+    assert verbs.search(run, [unsorted[1]], k=2) == before
+
+
+def write(images: ImageSet, folder: Path) -> Path:
+    folder.mkdir()
+    for number, image in enumerate(np.asarray(images.images)):
+        Image.fromarray(image[0]).save(folder / f"{number:03d}.png")
+    return folder

@@ -52,7 +52,8 @@ and a class that came later spreads there too."""
 
 @dataclass(frozen=True)
 class Gallery:
-    """An index in two parts: rows of classes that training saw, which vote, and rows of classes that came later.
+    """An index in parts: rows of classes that training saw, which vote, rows of classes that came later, and others without
+    a label (-1), which have no say.
 
     What is derived from them is kept: where the index has changed, `gallery_of` makes another.
     """
@@ -95,7 +96,7 @@ class Gallery:
 
     def search(self, z: Floats, exclude: Codes | None = None) -> tuple[Floats, Codes]:
         """Scores and row numbers of the nearest ``k`` of the rows that vote, [N, k]; ``exclude`` as for the index, by id."""
-        only = self.voting_classes if len(self.later) else None
+        only = self.voting_classes if len(self.voting) < len(self.index) else None
         return self.index.search_rows(z, self.k, exclude=exclude, labels=only)
 
 
@@ -119,11 +120,21 @@ def trained_images(config: Mapping[str, Any], index: NeighborIndex) -> int:
 
 
 def gallery_of(index: NeighborIndex, settings: EvaluateSection, trained: int) -> Gallery:
-    """Tell rows that vote from those of classes that training did not see; where it saw none of them, all vote."""
+    """Tell rows that vote from those of classes that training did not see; where it saw none of them, all with a label vote.
+
+    Raises:
+        InputError: no image of the index has a label.
+    """
     labels = np.asarray(index.labels, dtype=np.int64)
-    seen = np.isin(labels, np.unique(labels[index.ids < trained]))
+    labelled = labels >= 0
+    if not labelled.any():
+        raise InputError(
+            "no image of the index has a label, so that there are no classes to name; nearfar index add RUN FOLDER puts "
+            "labelled images into it, a few of each class are enough"
+        )
+    seen = np.isin(labels, np.unique(labels[labelled & (index.ids < trained)]))
     if not seen.any():
-        seen[:] = True
+        seen = labelled
     voting = np.flatnonzero(seen)
     return Gallery(
         index=index,
@@ -132,7 +143,7 @@ def gallery_of(index: NeighborIndex, settings: EvaluateSection, trained: int) ->
         vote=settings.vote,
         trained=trained,
         voting=voting,
-        later=np.flatnonzero(~seen),
+        later=np.flatnonzero(labelled & ~seen),
     )
 
 
@@ -201,7 +212,7 @@ def calibrate(gallery: Gallery, validation: tuple[Floats, Codes] | None = None) 
         z, truth = np.asarray(validation[0][chosen]), validation[1][chosen]
         source, exclude = "validation images", None
     else:
-        rows = _sample(np.flatnonzero(gallery.index.ids < gallery.trained))
+        rows = _sample(np.flatnonzero((gallery.index.ids < gallery.trained) & (gallery.labels >= 0)))
         rows = rows if len(rows) else _sample(gallery.voting)
         z, truth = np.asarray(gallery.index.vectors[rows]), gallery.labels[rows]
         source, exclude = "training images, each left out of its own search", gallery.index.ids[rows]

@@ -162,14 +162,15 @@ def remove_images(run: str | Path, *, label: str | None = None, ids: Sequence[st
         rows = _rows_of_class(labels, classes, label) if label is not None else _rows_of_images(names, ids)
         if len(rows) == len(index):
             raise InputError(f"that would remove every image of the index in {folder}; an index cannot be empty")
-        removed = [classes[number] for number in labels[rows]]
-        before = {classes[number] for number in np.unique(labels)}
+        removed = [classes[number] if number >= 0 else "(no label)" for number in labels[rows]]
+        before = {classes[number] for number in np.unique(labels[labels >= 0])}
         drop(folder, model.classes_, index, rows)
         now = classes_of(model, index)
-    remain = {now[number] for number in np.unique(_labels(index))}
+    left = _labels(index)
+    remain = {now[number] for number in np.unique(left[left >= 0])}
     return {
         "run": str(folder),
-        "removed": {name: removed.count(name) for name in classes if name in removed},
+        "removed": {name: removed.count(name) for name in [*classes, "(no label)"] if name in removed},
         "gone_classes": [name for name in classes if name in before - remain],
         "images": len(index),
     }
@@ -189,8 +190,8 @@ def index_info(run: str | Path) -> dict[str, Any]:
 
     Returns:
         ``run``, ``images``, ``added_images``, ``dimensions``, ``metric``, ``model`` (the hash of the model that made it),
-        ``bytes`` (of its folder) and ``classes``: ``name``, ``images``, ``added`` (how many of them are not from training) of
-        each.
+        ``bytes`` (of its folder), ``unlabelled`` (images without a label) and ``classes``: ``name``, ``images``, ``added`` (how
+        many of them are not from training) of each.
 
     Raises:
         InputError: the run cannot be used.
@@ -199,8 +200,8 @@ def index_info(run: str | Path) -> dict[str, Any]:
     model, index = load_run(folder, device="cpu")
     labels, later = _labels(index), index.ids >= trained_images(runs.read_config(folder), index)
     classes = classes_of(model, index)
-    counts = np.bincount(labels, minlength=len(classes)).tolist()
-    added = np.bincount(labels[later], minlength=len(classes)).tolist()
+    counts = np.bincount(labels[labels >= 0], minlength=len(classes)).tolist()
+    added = np.bincount(labels[later & (labels >= 0)], minlength=len(classes)).tolist()
     return {
         "run": str(folder),
         "images": len(index),
@@ -209,6 +210,7 @@ def index_info(run: str | Path) -> dict[str, Any]:
         "metric": index.metric,
         "model": index.model_hash,
         "bytes": sum(path.stat().st_size for path in (folder / runs.INDEX).iterdir() if path.is_file()),
+        "unlabelled": int((labels < 0).sum()),
         "classes": [
             {"name": name, "images": counts[number], "added": added[number]}
             for number, name in enumerate(classes)
@@ -262,6 +264,7 @@ def _not_there_yet(
     vectors = np.asarray(index.vectors[there])
     mine = z / np.linalg.norm(z, axis=1, keepdims=True) if index.metric == "cosine" else z
     same = np.abs(mine - vectors).max(axis=1) <= _SAME * np.abs(vectors).max(axis=1)
+    same &= known[there] >= 0  # what is there without a label may come again with one
     other = np.where(same, known[there], labels[earlier])
     for row in np.flatnonzero(other != labels)[:1].tolist():
         where = (
@@ -295,7 +298,7 @@ def _save(folder: Path, own: Sequence[str], index: NeighborIndex, names: list[st
     kept: dict[str, Sequence[str]] = {"images": names}
     if len(later):
         kept["classes"] = [*own, *(classes[number] for number in later)]
-    renumbered = place[labels]
+    renumbered = np.append(place, -1)[labels]  # -1: an image without a label
     if not np.array_equal(renumbered, labels):
         index = type(index)(**index.get_params(deep=False)).fit(index.vectors, renumbered, ids=index.ids)
     index.save(folder / runs.INDEX, model_hash=runs.read_config(folder)["model"]["sha256"], names=kept)
@@ -306,7 +309,7 @@ def _labels(index: NeighborIndex) -> Labels:
 
 
 def _rows_of_class(labels: Labels, classes: list[str], label: str) -> Labels:
-    there = [classes[number] for number in np.unique(labels)]
+    there = [classes[number] for number in np.unique(labels[labels >= 0])]
     if label not in there:
         raise InputError(f"the index has no image of class {label!r}{did_you_mean(label, there)}")
     return np.flatnonzero(labels == classes.index(label))

@@ -169,7 +169,7 @@ def figures(judged: Judged, *, skip_bad: bool = False) -> dict[str, Any]:
         "bootstrap": recipe.evaluate.bootstrap,
         "threshold": recipe.evaluate.threshold,
         "seed": judged.config["seed"],
-        "validation": held[:2],
+        "validation": None if held is None else held[:2],
         "classes": judged.classes,
     }
     gallery = gallery_or_reason(judged, skip_bad=skip_bad)
@@ -181,9 +181,10 @@ def figures(judged: Judged, *, skip_bad: bool = False) -> dict[str, Any]:
         parts = beside.parts(copies)
         tree = evaluate_embeddings(near.z, near.labels, asked.z, asked.labels, same_set=same, parts=parts, **settings)
         tree["data"] = {**tree.get("data", {}), **about}
-        tree["verification"]["threshold_best_from"] = held[2]
-        if recipe.evaluate.threshold is None:
-            tree["verification"]["threshold_from"] = held[2]
+        if held is not None:
+            tree["verification"]["threshold_best_from"] = held[2]
+            if recipe.evaluate.threshold is None:
+                tree["verification"]["threshold_from"] = held[2]
         beside.add(tree, near, asked, same, copies)
         return tree
 
@@ -215,7 +216,7 @@ def figures(judged: Judged, *, skip_bad: bool = False) -> dict[str, Any]:
             tree["unseen"]["with_seen"] = _among_all(apart, seen, beside, settings)
     left_out = dict(beside.left_out)
     try:
-        tree |= certainty(judged, held[:2] if held[2] == "validation images" else None, strange)
+        tree |= certainty(judged, held[:2] if held is not None and held[2] == "validation images" else None, strange)
     except InputError as reason:
         left_out["calibration"] = str(reason)
     if left_out:
@@ -338,12 +339,18 @@ def add_head_accuracy(tree: dict[str, Any], judged: Judged) -> None:
         tree["confidence"]["classification"] |= finite(intervals)
 
 
-def threshold_rows(judged: Judged) -> tuple[npt.NDArray[np.float32], Labels, str]:
-    """Embeddings and labels that thresholds are chosen on, and what they are: validation images, or else gallery images."""
+def threshold_rows(judged: Judged) -> tuple[npt.NDArray[np.float32], Labels, str] | None:
+    """Embeddings and labels that thresholds are chosen on, and what they are: validation images, or else gallery images.
+
+    None where the gallery has no labels either.
+    """
     index, splits, model = judged.index, judged.splits, judged.model
     if splits is not None and splits.validation is not None and judged.split != "validation":
         return model.transform(splits.validation), labels_in(splits.validation, model.classes_), "validation images"
     rows = sampled_rows(len(index))
+    rows = rows[np.asarray(index.labels)[rows] >= 0]
+    if not len(rows):
+        return None
     return np.asarray(index.vectors[rows]), np.asarray(index.labels)[rows], "training images"
 
 

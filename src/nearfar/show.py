@@ -39,11 +39,12 @@ _WORST = 10  # label issues that are named on the screen
 def trained(result: Mapping[str, Any]) -> str:
     """What `verbs.train` returned."""
     lines = [
-        f"trained {result['recipe']} on {result['images']:,} images of {result['classes']:,} classes, "
-        f"{result['epochs']} epochs in {result['train_seconds']:.1f} s "
+        f"trained {result['recipe']} on {result['images']:,} images "
+        + (f"of {result['classes']:,} classes, " if result["classes"] else "without labels, ")
+        + f"{result['epochs']} epochs in {result['train_seconds']:.1f} s "
         f"({result['images_per_second']:,.0f} images/s)",
         f"run folder: {result['run']}",
-        f"next: nearfar evaluate {result['run']}",
+        f"next: nearfar {'evaluate' if result['classes'] else 'search'} {result['run']}{'' if result['classes'] else ' IMAGE'}",
     ]
     return "\n".join(_skipped(result) + lines)
 
@@ -126,7 +127,7 @@ def neighbors(results: Sequence[Mapping[str, Any]]) -> str:
     """What `verbs.search` returned: a block for every image."""
     blocks = []
     for result in results:
-        rows = [(f"{n['score']:.4f}", n["label"], n["id"]) for n in result["neighbors"]]
+        rows = [(f"{n['score']:.4f}", n["label"] or "", n["id"]) for n in result["neighbors"]]
         blocks.append("\n".join([result["query"], *_columns(rows)]))
     return "\n\n".join(blocks)
 
@@ -153,6 +154,8 @@ def index(result: Mapping[str, Any]) -> str:
     """What `indexing.index_info` returned."""
     rows = [("class", "images", "added since training")]
     rows += [(one["name"], f"{one['images']:,}", f"{one['added']:,}" if one["added"] else "") for one in result["classes"]]
+    if result["unlabelled"]:
+        rows.append(("(no label)", f"{result['unlabelled']:,}", ""))
     lines = [
         f"{result['images']:,} images in the index of {result['run']}, {result['added_images']:,} of them added since training",
         f"{result['dimensions']} numbers each, near and far by {result['metric']}, {result['bytes'] / 1e6:.1f} MB, "

@@ -95,7 +95,8 @@ def train(
     model.fit_parts(splits.train, splits.validation, folder=folder, resume=resume, watcher=watcher)
     z = model.transform(splits.train)
     digest = trained.finish(folder, model.encoder_, model.config(about), model.history_, model.head_)
-    index = NeighborIndex(chosen.evaluate.metric, chosen.evaluate.backend).fit(z, splits.train.labels)
+    labels = np.full(len(z), -1) if splits.train.labels is None else splits.train.labels
+    index = NeighborIndex(chosen.evaluate.metric, chosen.evaluate.backend).fit(z, labels)
     index.save(folder / runs.INDEX, model_hash=digest, names={"images": splits.train.ids.tolist()})
     if splits.train.labels is not None:
         held = splits.validation
@@ -151,8 +152,8 @@ def search(
     """The k nearest gallery images of every given image.
 
     Returns:
-        For every image: ``query`` and ``neighbors``, best first, each with ``id``, ``label`` and ``score`` (cosine or
-        dot product; for Euclidean runs the distance).
+        For every image: ``query`` and ``neighbors``, best first, each with ``id``, ``label`` (None where it has none) and
+        ``score`` (cosine or dot product; for Euclidean runs the distance).
 
     Raises:
         InputError: the run or an image cannot be used, or k is not between 1 and the size of the gallery.
@@ -165,7 +166,7 @@ def search(
         {
             "query": str(query),
             "neighbors": [
-                {"id": names[row], "label": classes[labels[row]], "score": float(score)}
+                {"id": names[row], "label": classes[labels[row]] if labels[row] >= 0 else None, "score": float(score)}
                 for score, row in zip(scores[q], rows[q], strict=True)
             ],
         }
