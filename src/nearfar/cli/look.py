@@ -31,7 +31,7 @@ def explore(
     host
         The address to bind to; 127.0.0.1 is this machine alone.
     port
-        0 takes a free one.
+        The port; 0 takes any that is free.
     atlas
         A folder for a Parquet file that embedding-atlas opens; it is started beside where it is installed.
     map_only

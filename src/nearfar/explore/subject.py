@@ -110,6 +110,7 @@ def open_subject(run: str | Path, *, device: str = "auto", skip_bad: bool = Fals
             notes.append("there are no pictures of the training images: they have changed since the run was made")
         for split, images in _held(splits):
             if images.labels is None:
+                notes.append(f"the {split} images have no labels, and are left out")
                 continue
             labels = labels_in(images, classes)
             classes = [*classes, *(one for one in images.classes if one not in classes)]
