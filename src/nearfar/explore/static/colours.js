@@ -69,7 +69,7 @@ export function scheme(points, by) {
     };
   }
   const ten = dark ? DARK : LIGHT;
-  const order = [0, 7, 3, 9, 8];
+  const order = [7, 3, 0, 2, 4];
   const entries = points.splits.map((name, number) => ({
     colour: number === 0 ? (dark ? "#5b6675" : "#a9b4c1") : ten[order[number] % ten.length],
     name,
@@ -77,6 +77,5 @@ export function scheme(points, by) {
     kind: "split",
     key: number,
   }));
-  entries[2].colour = ten[0];
   return { buckets: entries, of: (id) => points.split[id], legend: entries.filter((entry) => entry.count) };
 }

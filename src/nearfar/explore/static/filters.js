@@ -4,7 +4,8 @@ import { classColour } from "/static/colours.js";
 import { thousands } from "/static/data.js";
 import { byId, make } from "/static/parts.js";
 
-const CHIPS = 24;
+const CHIPS = 24; // that the legend has room for; of more, the largest few
+const FEW = 8;
 
 export class Filters extends EventTarget {
   constructor(points) {
@@ -55,7 +56,8 @@ export class Filters extends EventTarget {
       element.replaceChildren(make("span", {}, "0 %, the neighbours agree"), bar, make("span", {}, "100 %, they contradict the label"));
       return;
     }
-    const entries = scheme.legend.slice(0, CHIPS);
+    const there = scheme.legend.filter((entry) => entry.count);
+    const entries = there.length <= CHIPS ? there : [...there].sort((a, b) => b.count - a.count).slice(0, FEW);
     const chips = entries.map(({ colour, name, count, kind, key }) => {
       const inside = [make("span", { class: "swatch", colour }), make("bdi", {}, name), make("span", { class: "soft" }, thousands(count))];
       if (!kind) return make("span", { class: "chip" }, ...inside);
@@ -76,8 +78,8 @@ export class Filters extends EventTarget {
         ...inside,
       );
     });
-    const rest = scheme.legend.length - entries.length;
-    element.replaceChildren(...chips, rest > 0 ? make("span", { class: "soft" }, `and ${thousands(rest)} more, of which colours repeat: see Filters`) : "");
+    const rest = there.length - entries.length;
+    element.replaceChildren(...chips, rest > 0 ? make("span", { class: "soft" }, `and ${thousands(rest)} more; colours repeat, see Filters`) : "");
   }
 
   #changed() {

@@ -131,7 +131,8 @@ export class SelectionPanel extends EventTarget {
       wrong += points.isRight(id) ? 0 : 1;
     }
     const most = [...counts].sort((a, b) => b[1] - a[1]);
-    const parts = most.slice(0, 6).map(([label, count]) => `${points.classes[label]}: ${thousands(count)}`);
+    const short = (name) => (name.length > 24 ? `${name.slice(0, 23)}\u2026` : name);
+    const parts = most.slice(0, 6).map(([label, count]) => `${short(points.classes[label])}: ${thousands(count)}`);
     if (most.length > 6) parts.push(`${thousands(most.length - 6)} more classes`);
     parts.push(`${thousands(wrong)} wrong`);
     return make("p", { class: "soft counts" }, make("bdi", {}, parts.join(" \u00b7 ")));
