@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from nearfar import runs, trained
+from nearfar.card import write_card
 from nearfar.data import ImageSet, load_images
 from nearfar.errors import InputError
 from nearfar.inference import embed, embed_pixels, find_device, for_inference
@@ -254,6 +255,74 @@ class Embedder(Params):
         model.training_ = config.get("training", {})
         model.start_ = config.get("start")
         return model
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **options: Any,
+    ) -> str | None:
+        """`save`, with a model card; with ``push_to_hub`` also `push_to_hub`.
+
+        Args:
+            folder: as in `save`.
+            overwrite: as in `save`.
+            push_to_hub: upload it too.
+            repo_id: where to; None: under the folder's name.
+            options: of `push_to_hub`.
+
+        Returns:
+            The URL of the commit, or None where nothing was uploaded.
+        """
+        write_card(self.save(folder, overwrite=overwrite))
+        return self.push_to_hub(repo_id or Path(folder).resolve().name, **options) if push_to_hub else None
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "A nearfar model",
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the model to a hub as one commit; `nearfar.hub.push`, with the same arguments, uploads a run with its index.
+
+        Returns:
+            The URL of the commit, or of the pull request.
+
+        Raises:
+            InputError: there is no model yet, the extra ``hub`` is missing, or the hub refuses or cannot be reached.
+        """
+        from nearfar import hub
+
+        options = {"private": private, "token": token, "revision": revision, "create_pr": create_pr}
+        return hub.push_model(self, repo_id, commit_message=commit_message, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        device: str = "auto",
+    ) -> Self:
+        """`load` of a run folder, or of a model on a hub, by `nearfar.hub.fetch`, which says what the arguments are.
+
+        Raises:
+            InputError: as `load` and `nearfar.hub.fetch`.
+        """
+        from nearfar import hub
+
+        options: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        return cls.load(hub.fetch(name_or_path, revision=revision, model_only=True, **options), device=device)
 
     def resolve(self) -> Recipe:
         """The recipe with this estimator's changes."""

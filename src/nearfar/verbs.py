@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nearfar import runs
+from nearfar import runs, tracking
 from nearfar.answers import UNKNOWN, answer, calibrate, current_calibration, gallery_of, trained_images, write_calibration
 from nearfar.calibrate import PRECISION
 from nearfar.card import write_card
@@ -42,6 +42,7 @@ def train(
     resume: bool = False,
     skip_bad: bool = False,
     watcher: Watcher | None = None,
+    tensorboard: str | Path | bool = False,
 ) -> dict[str, Any]:
     """Train an embedding and leave a run folder with an index of the training images.
 
@@ -60,6 +61,7 @@ def train(
         resume: go on with the interrupted run in ``out``.
         skip_bad: leave out images that cannot be read instead of refusing.
         watcher: is told how training goes.
+        tensorboard: the folder for TensorBoard's files; True: ``tensorboard`` in the run folder; False: none are written.
 
     Returns:
         run, recipe, images, classes, skipped, epochs, train_seconds, images_per_second.
@@ -71,6 +73,8 @@ def train(
     from nearfar.embedder import Embedder
 
     source = data.name if isinstance(data, ImageSet) else str(data)
+    if tensorboard:
+        tracking.check_installed()
     if resume and out is None:
         raise InputError("to resume, name the folder of the interrupted run: --out RUN")
     if resume:
@@ -92,7 +96,9 @@ def train(
     model.check(splits.train)
     about = {"source": source} | {name: describe(part) for name, part in splits.parts().items()}
     runs.begin(folder, model.config(about), resume=resume)
-    model.fit_parts(splits.train, splits.validation, folder=folder, resume=resume, watcher=watcher)
+    events = None if not tensorboard else folder / tracking.FOLDER if tensorboard is True else Path(tensorboard)
+    with tracking.watching(events, model.config(about), watcher) as told:
+        model.fit_parts(splits.train, splits.validation, folder=folder, resume=resume, watcher=told)
     z = model.transform(splits.train)
     digest = trained.finish(folder, model.encoder_, model.config(about), model.history_, model.head_)
     labels = np.full(len(z), -1) if splits.train.labels is None else splits.train.labels
@@ -104,6 +110,9 @@ def train(
         gallery = gallery_of(index, chosen.evaluate, len(splits.train))
         write_calibration(folder, gallery, calibrate(gallery, seen))
     write_card(folder)
+    if events is not None:
+        shown = splits.train if splits.validation is None else splits.validation
+        tracking.write_projector(events, z if shown is splits.train else model.transform(shown), shown, seed=seed)
     return {
         "run": str(folder),
         "recipe": chosen.name,

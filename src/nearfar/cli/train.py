@@ -26,6 +26,7 @@ def train(
     settings: Settings = (),
     resume: Switch = False,
     skip_bad: SkipBad = False,
+    tensorboard: Annotated[str | bool, Parameter(negative="", show_default=False)] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train an embedding and leave a run folder.
@@ -53,6 +54,9 @@ def train(
         Change the recipe, e.g. --set loss.temperature=0.2 train.epochs=5.
     resume
         Go on with the interrupted run in --out.
+    tensorboard
+        Write the figures of every epoch, and at the end the embedding, for TensorBoard: into the folder that follows, or
+        else into tensorboard/ of the run folder.
     """
     from nearfar import show, verbs
     from nearfar.progress import ProgressLine
@@ -71,6 +75,7 @@ def train(
         resume=resume,
         skip_bad=skip_bad,
         watcher=ProgressLine(),
+        tensorboard=tensorboard,
     )
     show_result(result, as_json, show.trained)
 
