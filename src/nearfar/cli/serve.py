@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from nearfar.cli.options import Device, Run
 from nearfar.cli.root import app
@@ -30,7 +27,7 @@ def serve(
     timeout: float = 30.0,
     batch: int = 64,
     threads: int = 1,
-    device: Annotated[Device, Parameter(help="Where to compute, with PyTorch.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Serve a run: an HTTP interface for vectors, neighbours and classes, and a page to draw on. Ctrl-C ends it.
 
