@@ -128,11 +128,9 @@ def _soak(command: list[str], requests: list[bytes], options: argparse.Namespace
         while time.monotonic() < ends:
             times, seconds = asyncio.run(_load(port, requests, options.clients, min(30.0, 60 * options.minutes / 4)))
             marks.append(_resident(pid))
-            print(
-                f"{60 * options.minutes - (ends - time.monotonic()):6.0f} s  {marks[-1]:7.1f} MiB  {len(times) / seconds:6.0f} requests/s"
-                f"  p99 {1000 * float(np.quantile(times, 0.99)):.1f} ms",
-                flush=True,
-            )
+            at, p99 = 60 * options.minutes - (ends - time.monotonic()), 1000 * float(np.quantile(times, 0.99))
+            rate = len(times) / seconds
+            print(f"{at:6.0f} s  {marks[-1]:7.1f} MiB  {rate:6.0f} requests/s  p99 {p99:.1f} ms", flush=True)
         print(f"memory after the first part {marks[0]:.1f} MiB, at the end {marks[-1]:.1f} MiB")
 
 
