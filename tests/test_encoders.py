@@ -345,6 +345,11 @@ def test_the_table_of_system_c() -> None:
     assert lines[-1].split() == ["total", f"{conv(1, 128, 2) + conv(128, 128, 2) + conv(128, 64, 2) + linear(64, 128):,}"]
 
 
+def test_a_layer_that_several_views_pass_is_counted_once() -> None:
+    one, several = (summary(build("mlp", {}, tta=tta), (1, 28, 28)) for tta in ([], ["mirror", "shift"]))
+    assert several == one
+
+
 def test_a_summary_of_the_wrong_shape() -> None:
     encoder = build("mlp", {})
     with pytest.raises(InputError, match=r"the encoder does not take images of shape \(3, 28, 28\)"):

@@ -17,20 +17,21 @@ class LayerSummary(NamedTuple):
 
 
 def summary(encoder: nn.Module, input_shape: tuple[int, int, int]) -> list[LayerSummary]:
-    """One row for each layer, in the order in which one image of ``input_shape`` (C, H, W) passes them.
+    """One row for each layer, in the order in which one image of ``input_shape`` (C, H, W) first passes them.
 
     The encoder is left as it was: run in eval mode, without gradients, and set back.
 
     Raises:
         InputError: the encoder does not take images of this shape.
     """
-    rows: list[LayerSummary] = []
+    rows: dict[str, LayerSummary] = {}  # by name: further views of the image pass the same layers again
 
     def note(name: str, layer: nn.Module) -> Any:
         parameters = sum(p.numel() for p in layer.parameters())
 
         def hook(_layer: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-            rows.append(LayerSummary(f"{name} {type(layer).__name__}".strip(), tuple(output.shape[1:]), parameters))
+            row = LayerSummary(f"{name} {type(layer).__name__}".strip(), tuple(output.shape[1:]), parameters)
+            rows.setdefault(name, row)
 
         return layer.register_forward_hook(hook)
 
@@ -53,7 +54,7 @@ def summary(encoder: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer
             hook.remove()
         for layer, training in modes.items():
             layer.training = training
-    return rows
+    return list(rows.values())
 
 
 def format_summary(rows: list[LayerSummary], input_shape: tuple[int, int, int] | None = None) -> str:
