@@ -176,3 +176,25 @@ def test_among_too_many_pairs_only_exact_copies_are_sought(monkeypatch: pytest.M
 def test_images_of_two_sizes_are_refused() -> None:
     with pytest.raises(InputError, match=r"\[1, 12, 12\].*\[1, 14, 14\]"):
         find_copies(shapes(5, size=14), shapes(5))
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_to_look_first_for_who_may_have_copies_changes_nothing(monkeypatch: pytest.MonkeyPatch, same: bool) -> None:
+    random = np.random.default_rng(0)
+    pixels = np.kron(random.integers(0, 256, (300, 1, 7, 7)), np.ones((1, 1, 4, 4))).astype(np.float64)
+    pixels[7] = 128  # of one colour
+    noise = random.normal(size=(60, 1, 28, 28)) * np.linspace(0, 40, 60)[:, None, None, None]  # likeness from 1 to far less
+    strange = 255 - pixels[100:140]
+    altered = np.concatenate([pixels[:60] * 0.8 + 20 + noise, pixels[:5], strange])
+    known = ImageSet(images=np.concatenate([pixels, altered[::2]]).clip(0, 255).astype(np.uint8), labels=None, classes=())
+    asked = known if same else ImageSet(images=altered.clip(0, 255).astype(np.uint8), labels=None, classes=())
+    own = np.arange(len(known)) if same else None
+    plain = find_copies(known, asked, exclude=own)
+    monkeypatch.setattr(leaks, "_MANY_PAIRS", 1)
+    quick = find_copies(known, asked, exclude=own)
+    for one, other in zip(quick, plain, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert 5 <= (plain.found & ~plain.exact).sum() < len(asked) / 2
+    may = leaks._may_be_copies(known, asked, own)
+    assert may[plain.found & ~plain.exact].all()
+    assert not may[-len(strange) // 2 :].any()

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from nearfar.data import ImageSet
 from nearfar.data.duplicates import digests, same_picture
 from nearfar.errors import InputError
 from nearfar.evaluation.pixels import flat_pixels, parts, reduced_size
 from nearfar.search.exact import nearest_prepared, neighbours_to_find
+from nearfar.search.scoring import spread_places
 
 Floats = npt.NDArray[np.float32]
 Wide = npt.NDArray[np.float64]
@@ -38,6 +40,9 @@ MOST_PAIRS = 5_000_000_000
 _THUMBNAIL = 256  # numbers an image at most by which candidates are found
 _FINE = 1024  # and by which they are compared
 _CANDIDATES = 4
+_MANY_PAIRS = 10_000_000  # from which on it pays to look first for queries that may have a copy at all
+_AXES, _SAMPLE = 32, 4096  # principal axes that this is seen along, and the images that they are those of
+_TILE = 1 << 22  # pairs looked at together
 _FLAT = 0.5 / 255.0  # standard deviation below which an image shows nothing
 
 
@@ -84,6 +89,8 @@ def find_copies(gallery: ImageSet, queries: ImageSet, *, exclude: Ints | None = 
     likeness = np.where(exact, 1.0, np.nan)
     sought = len(gallery) * len(queries) <= MOST_PAIRS
     rest = np.flatnonzero(~exact)
+    if sought and len(rest) * len(gallery) >= _MANY_PAIRS:
+        rest = rest[_may_be_copies(gallery, queries.subset(rest), None if exclude is None else exclude[rest])]
     if sought and len(rest):
         others = None if exclude is None else exclude[rest]
         rows, alike = _most_alike(gallery, queries.subset(rest), others)
@@ -146,6 +153,34 @@ def leak_figures(
             for at in shown.tolist()
         ],
     }
+
+
+def _may_be_copies(gallery: ImageSet, queries: ImageSet, exclude: Ints | None) -> Flags:
+    """Say which queries [N] may have a near copy: certainly all that have one, and few others.
+
+    Images of unit length with correlation r lie sqrt(2 - 2 r) apart, and along a few orthogonal axes no farther.
+    """
+    size = reduced_size(gallery.channels, gallery.size, _FINE)
+    sample = centred(flat_pixels(gallery.subset(spread_places(len(gallery), min(len(gallery), _SAMPLE))), size))
+    axes = np.linalg.eigh(sample.T @ sample)[1][:, ::-1][:, :_AXES]
+    known, asked = (
+        np.concatenate([centred(flat_pixels(images.subset(part), size)) @ axes for part in parts(len(images))])
+        for images in (gallery, queries)
+    )
+    # a.b - b.b / 2 is greatest for the nearest b; the last term goes along as a column.
+    squares = [0.5 * np.square(x).sum(axis=1, keepdims=True) for x in (known, asked)]
+    keys = torch.from_numpy(np.concatenate([known, -squares[0]], axis=1))
+    least = squares[1][:, 0] - (1.0 - LIKENESS) - 1e-3  # far more than rounding could take
+    greatest = np.empty(len(queries), dtype=np.float32)
+    for start in range(0, len(queries), step := max(1, _TILE // len(gallery))):
+        rows = slice(start, start + step)
+        block = np.concatenate([asked[rows], np.ones((len(asked[rows]), 1), dtype=np.float32)], axis=1)
+        tile = torch.from_numpy(block) @ keys.T
+        if exclude is not None:
+            own = np.flatnonzero(exclude[rows] >= 0)
+            tile[torch.from_numpy(own), torch.from_numpy(exclude[rows][own])] = -torch.inf
+        greatest[rows] = tile.amax(dim=1).numpy()
+    return greatest >= least
 
 
 def _most_alike(gallery: ImageSet, queries: ImageSet, exclude: Ints | None) -> tuple[Ints, Wide]:
