@@ -186,7 +186,7 @@ def test_to_look_first_for_who_may_have_copies_changes_nothing(monkeypatch: pyte
     noise = random.normal(size=(60, 1, 28, 28)) * np.linspace(0, 40, 60)[:, None, None, None]  # likeness from 1 to far less
     strange = 255 - pixels[100:140]
     altered = np.concatenate([pixels[:60] * 0.8 + 20 + noise, pixels[:5], strange])
-    known = ImageSet(images=np.concatenate([pixels, altered[::2]]).clip(0, 255).astype(np.uint8), labels=None, classes=())
+    known = ImageSet(images=np.concatenate([pixels, altered[:60:2]]).clip(0, 255).astype(np.uint8), labels=None, classes=())
     asked = known if same else ImageSet(images=altered.clip(0, 255).astype(np.uint8), labels=None, classes=())
     own = np.arange(len(known)) if same else None
     plain = find_copies(known, asked, exclude=own)
@@ -197,4 +197,4 @@ def test_to_look_first_for_who_may_have_copies_changes_nothing(monkeypatch: pyte
     assert 5 <= (plain.found & ~plain.exact).sum() < len(asked) / 2
     may = leaks._may_be_copies(known, asked, own)
     assert may[plain.found & ~plain.exact].all()
-    assert not may[-len(strange) // 2 :].any()
+    assert not may[200:300].any() if same else not may[-len(strange) :].any()
