@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
     except (InputError, CycloptsError) as error:
         _fail(" ".join(str(error).split()), 2)
     except KeyboardInterrupt:
-        _fail("interrupted; go on with the same command, --out and --resume", 130)
+        resumable = (sys.argv[1:] if arguments is None else arguments)[:1] in (["train"], ["compare"])
+        _fail("interrupted" + ("; go on with the same command, --out and --resume" if resumable else ""), 130)
     except BrokenPipeError:
         # Whoever read our output has left, `head` say; Python must not complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
