@@ -361,7 +361,7 @@ def test_a_healthy_start_of_every_recipe_is_left_in_peace(name: str) -> None:
         model = Embedder(recipe=recipe).fit_parts(images, None)
     health = model.history_[0]["health"]
     assert "warning" not in model.history_[0]
-    assert health["classes"] == 10
+    assert health["classes"] == 10 or (recipe.sampling.kind == "views" and health["classes"] > 100)
     assert health["classes_per_batch"] > 2
     assert 1 <= health["effective_rank"] <= health["dim"]
     assert health["alignment"] >= 0 >= health["uniformity"]

@@ -238,7 +238,7 @@ def test_images_without_labels_can_be_searched(unsorted: tuple[Path, Path]) -> N
     assert found[0]["id"] == name
     assert found[0]["score"] == pytest.approx(1.0, abs=1e-5)
     assert [one["label"] for one in found] == [None] * 3
-    assert "no labels" in (run / "README.md").read_text()
+    assert "images without labels" in (run / "README.md").read_text()
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])

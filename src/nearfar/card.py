@@ -49,12 +49,9 @@ def card(config: dict[str, Any], metrics: dict[str, Any] | None) -> str:
         "## What it is",
         "",
         f"- Input: {channels} images, resized to {size[0]} x {size[1]} pixels.",
-        (
-            f"- Trained on {_code(data.get('source', 'images'))}: {train['images']:,} images of "
-            f"{train.get('classes', len(classes)):,} classes ({shown})."
-            if "images" in train
-            else f"- Trained on images of {len(classes):,} classes ({shown})."
-        ),
+        "- Trained on "
+        + (f"{_code(data.get('source', 'images'))}: {train['images']:,} images" if "images" in train else "images")
+        + (f" of {train.get('classes', len(classes)):,} classes ({shown})." if classes else " without labels."),
         f"- Encoder {_code(recipe['encoder']['kind'])}, loss {_code(recipe['loss']['kind'])}, "
         f"{recipe['train']['epochs']} epochs, seed {config['seed']}"
         + (f", {training['seconds']:.1f} s of training." if "seconds" in training else "."),
