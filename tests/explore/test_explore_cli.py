@@ -54,15 +54,15 @@ def test_a_port_in_use_is_one_line(cli: Cli, trained: Path) -> None:
         port = taken.getsockname()[1]
         code, out, err = cli("explore", trained, "--port", port)
     assert (code, out) == (2, "")
-    assert err == f"nearfar: cannot serve: port {port} is in use; choose another with --port, or 0 for a free one\n"
+    assert err == f"nearfar: port {port} is in use; choose another with --port, or 0 for any that is free\n"
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         (("--port", 70000), "port is 70000, expected 1 to 65535"),
-        (("--host", "192.0.2.1"), "this machine has no address 192.0.2.1"),
-        (("--host", "no such host"), "cannot find the address 'no such host'"),
+        (("--host", "192.0.2.1"), "cannot be had at 192.0.2.1"),
+        (("--host", "no such host"), "'no such host' is no address"),
     ],
 )
 def test_what_is_wrong_is_one_line(cli: Cli, trained: Path, options: tuple[Any, ...], says: str) -> None:
@@ -85,7 +85,7 @@ def test_without_plotly_one_line_names_the_extra(cli: Cli, trained: Path, monkey
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "plotly" else found(name, *rest))
     code, _, err = cli("explore", trained, "--port", 0)
     assert code == 2
-    assert "pip install 'nearfar[explore]'" in err
+    assert 'pip install "nearfar[explore]"' in err
 
 
 def test_it_serves_until_it_is_interrupted(trained: Path) -> None:

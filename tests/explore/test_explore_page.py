@@ -33,7 +33,7 @@ PATIENCE = 60_000  # milliseconds, on a machine that is busy with other things
 def address(opened: tuple[Subject, Map]) -> Iterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    app = make_app(*opened, port=port)
+    app = make_app(*opened)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -163,9 +163,9 @@ def test_a_picture_that_is_not_to_be_had_is_404(opened: tuple[Subject, Map]) -> 
 
 
 def test_only_names_of_this_machine_are_answered(client: TestClient) -> None:
-    for host in ("evil.example", "127.0.0.1.evil.example", "127.0.0.1:81", ""):
+    for host in ("evil.example", "127.0.0.1.evil.example", "[::1", ""):
         assert "answers to" in refused(client.get("/about", headers={"host": host}), 403)
-    for host in ("127.0.0.1", "localhost", "127.0.0.1:80", "LOCALHOST:80", "[::1]"):
+    for host in ("127.0.0.1", "localhost", "127.0.0.1:81", "LOCALHOST:80", "[::1]"):  # another port may be forwarded here
         assert client.get("/about", headers={"host": host}).status_code == 200
 
 
@@ -174,17 +174,17 @@ def test_other_sites_may_not_post(client: TestClient) -> None:
     for headers in (
         {"origin": "http://evil.example"},
         {"origin": "null"},
-        {"origin": "https://127.0.0.1"},
+        {"origin": "https://127.0.0.1:81"},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
     ):
-        assert "another site" in refused(client.post("/search", content=image, headers=headers), 403)
+        assert "may not write here" in refused(client.post("/search", content=image, headers=headers), 403)
     own = {"origin": "http://127.0.0.1", "sec-fetch-site": "same-origin"}
     assert client.post("/search", content=image, headers=own).status_code == 200
 
 
 def test_bound_to_more_than_this_machine_any_name_is_answered(opened: tuple[Subject, Map]) -> None:
-    app = make_app(*opened, host="0.0.0.0", port=80)
+    app = make_app(*opened, host="0.0.0.0")
     assert TestClient(app, base_url="http://some.name").get("/about").status_code == 200
 
 

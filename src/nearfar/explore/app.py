@@ -21,10 +21,11 @@ from nearfar.data import ImageSet
 from nearfar.data.decode import decode_image, open_image, quiet_pillow
 from nearfar.errors import InputError
 from nearfar.explore import guard
-from nearfar.explore.guard import Problem, read_body
+from nearfar.explore.guard import read_body
 from nearfar.explore.positions import place
 from nearfar.explore.store import SPLITS, Map
 from nearfar.explore.subject import Subject
+from nearfar.web.problems import Problem
 
 PIXELS = 25_000_000
 _STATIC = Path(__file__).with_name("static")
@@ -35,13 +36,13 @@ _FRESH = {"cache-control": "no-cache"}
 _FOREVER = {"cache-control": "private, max-age=86400, immutable"}  # the address names the map
 
 
-def make_app(subject: Subject, made: Map, *, host: str = "127.0.0.1", port: int = 80, plotly: Path | None = None) -> FastAPI:
+def make_app(subject: Subject, made: Map, *, host: str = "127.0.0.1", plotly: Path | None = None) -> FastAPI:
     """The application that serves the page.
 
     Args:
         subject: the run and its images.
         made: the map of just these.
-        host, port: that it is bound to, for `nearfar.explore.guard`.
+        host: that it is bound to, for `nearfar.web.admission`.
         plotly: the file plotly.min.js; None: that of the Python package.
 
     Raises:
@@ -52,7 +53,7 @@ def make_app(subject: Subject, made: Map, *, host: str = "127.0.0.1", port: int 
     buffer, names, alone = b"".join(column.tobytes() for column in columns.values()), made.names, threading.Lock()
     deepest = made.neighbors.shape[1]
     app = FastAPI(title="nearfar explore", docs_url=None, redoc_url=None, openapi_url=None)
-    guard.install(app, host=host, port=port)
+    guard.install(app, host=host)
 
     @app.get("/")
     def page() -> Response:

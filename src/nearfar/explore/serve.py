@@ -6,21 +6,15 @@ Knows sockets and the life of the server; what it answers is ``app``'s.
 from __future__ import annotations
 
 import contextlib
-import errno
-import importlib.util
-import os
-import socket
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nearfar.errors import InputError
-from nearfar.explore.guard import is_loopback
 from nearfar.explore.make import make_map
 from nearfar.explore.store import MAP, SPLITS, Map
 from nearfar.explore.subject import open_subject
 from nearfar.progress import Silent, Watcher
+from nearfar.web.sockets import is_loopback, listen, need, run_app
 
 
 def explore(
@@ -54,6 +48,8 @@ def explore(
         InputError: the run cannot be used, its map is damaged, the port is in use, or plotly, FastAPI or uvicorn is missing.
     """
     watcher = watcher or Silent()
+    if not map_only:
+        need({name: name for name in ("fastapi", "uvicorn", "plotly")}, "explore")
     listener = None if map_only else listen(host, port)  # before the work: a port in use is said at once
     try:
         subject = open_subject(run, device=device, skip_bad=skip_bad)
@@ -71,68 +67,15 @@ def explore(
         if listener is not None:
             from nearfar.explore.app import make_app
 
-            bound = listener.getsockname()[1]
-            app = make_app(subject, made, host=host, port=bound)
+            app = make_app(subject, made, host=host)
+            if not is_loopback(host):
+                watcher.note(f"warning: everyone who reaches {host} can look at this run and its images")
             with beside:
-                _run(app, listener, host, bound, watcher)
+                run_app(app, listener, lambda address: watcher.note(f"look at {address}/   (Ctrl-C ends it)"))
     finally:
         if listener is not None:
             listener.close()
     return result
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound, so that nobody else takes the port meanwhile.
-
-    Raises:
-        InputError: the port is in use, the address is not of this machine, or what serves is not installed.
-    """
-    for name in ("fastapi", "uvicorn", "plotly"):
-        if importlib.util.find_spec(name) is None:
-            raise InputError(f"{name} is not installed, which explore needs; run: pip install 'nearfar[explore]'")
-    if not 0 <= port <= 65535:
-        raise InputError(f"port is {port}, expected 1 to 65535, or 0 for a free one")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError):
-        raise InputError(f"cannot find the address {host!r}; use 127.0.0.1 for this machine alone") from None
-    listener = socket.socket(family, kind, protocol)
-    try:
-        if os.name == "posix":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(64)
-    except OSError as error:
-        listener.close()
-        reason = {
-            errno.EADDRINUSE: f"port {port} is in use; choose another with --port, or 0 for a free one",
-            errno.EACCES: f"port {port} is not for everyone; choose one from 1024 on",
-            errno.EADDRNOTAVAIL: f"this machine has no address {host}; use 127.0.0.1, or 0.0.0.0 for all that it has",
-        }
-        raise InputError(f"cannot serve: {reason.get(error.errno or 0, error.strerror)}") from None
-    return listener
-
-
-def _run(app: Any, listener: socket.socket, host: str, port: int, watcher: Watcher) -> None:
-    import uvicorn
-
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none", lifespan="off")
-    server = uvicorn.Server(config)
-    if not is_loopback(host):
-        watcher.note(f"warning: everyone who reaches {host} can look at this run and its images")
-    shown = f"[{host}]" if ":" in host else host
-    watcher.note(f"look at http://{shown}:{port}/   (Ctrl-C ends it)")
-    with _interrupted_quietly():
-        server.run(sockets=[listener])
-
-
-@contextlib.contextmanager
-def _interrupted_quietly() -> Iterator[None]:
-    """Ctrl-C is how a server ends, and no fault."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
 
 
 def _summary(run: Path, made: Map) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from nearfar.serve import schemas
 from nearfar.serve.bodies import IMAGES, Upload, decode_upload, read_upload
 from nearfar.serve.guard import check_key
 from nearfar.serve.metrics import MEDIA_TYPE as METRICS_TYPE
-from nearfar.serve.problems import Problem, answers
 from nearfar.serve.service import Service
 from nearfar.serve.state import Job
+from nearfar.web.problems import Problem, answers
 
 MAP_POINTS = 4000
 _LARGEST_ID = 2**53 - 1  # that a JavaScript number holds exactly

@@ -14,9 +14,10 @@ from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 import nearfar
-from nearfar.serve import api, problems, schemas
+from nearfar.serve import api, schemas
 from nearfar.serve.guard import Guard
 from nearfar.serve.service import Service
+from nearfar.web import problems
 
 STATIC = Path(__file__).with_name("static")
 _ABOUT = (

@@ -22,8 +22,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from nearfar.data.decode import BadImage, load_pixels, open_image, to_array
 from nearfar.data.pixels import Form
-from nearfar.serve.problems import Problem
 from nearfar.serve.settings import Settings
+from nearfar.web.problems import Problem
 
 _QUICK = 1 << 16
 """Pixels, and four times the bytes, up to which decoding takes less time than handing it to a thread."""

@@ -1,24 +1,22 @@
 """What every request passes on its way in and out: who may ask, how many at a time, for how long; counting, and headers.
 
-Pure ASGI. A page of another site must neither write here (it can send forms anywhere) nor read (it can have its own name
-point at this machine): so the names under which the server is asked, and the origins of what writes, are looked at.
+Pure ASGI.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import logging
 import time
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nearfar.serve.metrics import Metrics
-from nearfar.serve.problems import Problem, response
 from nearfar.serve.settings import Settings
+from nearfar.web.admission import admit
+from nearfar.web.problems import Problem, response
 
 _LOG = logging.getLogger("nearfar")
 _ALWAYS = ("/healthz", "/readyz", "/metrics")  # answered however busy the server is
@@ -90,7 +88,7 @@ class Guard:
             await send(message)
 
         try:
-            self._admit(scope)
+            admit(scope, self.settings.host)
             # A body has its own time, which is as long; what follows it needs some too.
             async with asyncio.timeout(2 * self.settings.timeout):
                 await self.app(scope, receive, out)
@@ -106,17 +104,6 @@ class Guard:
             _LOG.exception("a defect: %s %s", scope["method"], scope["path"])
             if not begun:
                 await response(500, "a defect of nearfar; the server's log has the details")(scope, receive, out)
-
-    def _admit(self, scope: Scope) -> None:
-        headers = Headers(scope=scope)
-        host = headers.get("host", "")
-        if self.settings.only_here and not _is_here(host, self.settings.host):
-            raise Problem(403, f"asked for under the name {host[:80]!r}; this server answers to localhost alone")
-        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
-            return
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
-            raise Problem(403, f"a page of {origin[:80]!r} may not write here")
 
     def _count(self, scope: Scope, status: int, started: float) -> None:
         route = getattr(scope.get("route"), "path", None) or "other"
@@ -138,12 +125,3 @@ def check_key(headers: Headers, settings: Settings) -> None:
     # Compared as bytes in constant time, so that a wrong key tells nothing by how soon it is refused.
     if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), settings.api_key.encode()):
         raise Problem(401, "writing needs the API key: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
-
-
-def _is_here(host: str, own: str) -> bool:
-    """Whether a Host header names this machine by itself."""
-    try:
-        name = (urlsplit(f"//{host}").hostname or "").lower()
-        return name in ("localhost", own.lower()) or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nearfar.errors import InputError
 from nearfar.serve.settings import Settings
+from nearfar.web.sockets import listen, need, run_app
 
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-_SECONDS_TO_END = 10  # for requests that are worked on when the server is told to end
+_PACKAGES = {
+    "fastapi": "fastapi",
+    "uvicorn": "uvicorn",
+    "python_multipart": "python-multipart",
+    "fastapi_offline": "fastapi-offline",
+    "prometheus_client": "prometheus-client",
+}
 
 
 def serve(
@@ -41,8 +41,8 @@ def serve(
         InputError: the run cannot be used, or the address cannot be listened on.
     """
     settings = settings or Settings()
-    need_extra()
-    with listen(settings) as listener:
+    need(_PACKAGES, "serve")
+    with listen(settings.host, settings.port) as listener:
         # What takes long comes after the port is known to be free.
         from nearfar.serve.app import create_app
         from nearfar.serve.service import Service
@@ -74,94 +74,6 @@ def use_threads(threads: int, *, torch_too: bool) -> None:
         import torch
 
         torch.set_num_threads(threads)
-
-
-def need_extra() -> None:
-    """Refuse where what serves is not installed.
-
-    Raises:
-        InputError: naming the extra.
-    """
-    from importlib.util import find_spec
-
-    for name, package in (
-        ("fastapi", "fastapi"),
-        ("uvicorn", "uvicorn"),
-        ("python_multipart", "python-multipart"),
-        ("fastapi_offline", "fastapi-offline"),
-        ("prometheus_client", "prometheus-client"),
-    ):
-        if find_spec(name) is None:
-            raise InputError(f'to serve needs {package}, which is not installed: pip install "nearfar[serve]"')
-
-
-def listen(settings: Settings) -> socket.socket:
-    """A socket that listens where the settings say.
-
-    Raises:
-        InputError: the port is in use or not allowed, or there is no such address here.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (socket.gaierror, UnicodeError):
-        raise InputError(
-            f"--host {settings.host!r} is no address of this machine; 127.0.0.1 is for this machine alone"
-        ) from None
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(1024)
-    except OSError as error:
-        listener.close()
-        reasons = {
-            errno.EADDRINUSE: "is in use; choose another with --port, or 0 for any that is free",
-            errno.EACCES: "is not allowed; choose one from 1024 on",
-            errno.EADDRNOTAVAIL: f"cannot be had at {settings.host}, which is no address of this machine",
-        }
-        if error.errno not in reasons:
-            raise
-        raise InputError(f"port {settings.port} {reasons[error.errno]}") from None
-    return listener
-
-
-def address_of(listener: socket.socket) -> str:
-    """The URL under which a browser on this machine finds the server."""
-    host, port = listener.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}"
-
-
-def run_app(app: FastAPI, listener: socket.socket, ready: Callable[[str], None]) -> None:
-    """Serve ``app`` on ``listener`` until the process is told to end."""
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if not self.should_exit:
-                ready(address_of(listener))
-
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        lifespan="on",
-        timeout_graceful_shutdown=_SECONDS_TO_END,
-        h11_max_incomplete_event_size=1 << 16,
-    )
-    server = Server(config)
-    # uvicorn raises the signal again when it has ended; a server that was told to end has done as it was told.
-    earlier = {one: signal.signal(one, signal.SIG_IGN) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        server.run(sockets=[listener])
-    finally:
-        for one, handler in earlier.items():
-            signal.signal(one, handler)
 
 
 def key_from(path: str | Path | None) -> str | None:

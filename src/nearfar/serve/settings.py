@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from ipaddress import ip_address
 
 from nearfar.calibrate import PRECISION
 from nearfar.errors import InputError
+from nearfar.web.sockets import is_loopback
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +61,7 @@ class Settings:
     @property
     def only_here(self) -> bool:
         """Whether only this machine can reach the server."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     @property
     def may_write(self) -> bool:

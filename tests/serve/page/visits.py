@@ -16,8 +16,8 @@ from playwright.sync_api import Page, Request, expect
 
 from nearfar.serve import Settings
 from nearfar.serve.app import create_app
-from nearfar.serve.run import address_of, listen
 from nearfar.serve.service import Service
+from nearfar.web.sockets import address_of, listen
 
 NOTHING = "\N{EN DASH}"  # what stands where there is no answer
 SEVEN = [[(0.3, 0.25), (0.7, 0.25), (0.45, 0.8)]]
@@ -36,7 +36,7 @@ def serving(run: Path, **settings: Any) -> Iterator[Server]:
     """A server that ends with this."""
     sent: list[bytes] = []
     chosen = Settings(**{"port": 0, **settings})
-    with listen(chosen) as listener:
+    with listen(chosen.host, chosen.port) as listener:
         app = create_app(Service.open(run, chosen, device="cpu"))
         config = uvicorn.Config(
             noted(app, sent), log_level="error", access_log=False, lifespan="on", ws="none", timeout_graceful_shutdown=1

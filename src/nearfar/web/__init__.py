@@ -1,0 +1,1 @@
+"""What the service and the explorer share: sockets, who may ask, and how a request is refused."""
