@@ -365,8 +365,8 @@ def start(arguments: list[str | Path]) -> subprocess.Popen[str]:
 def test_a_killed_run_resumes_to_the_same_weights(cli: Cli, tmp_path: Path, number: signal.Signals) -> None:
     recipe = tmp_path / "long.toml"
     recipe.write_text(
-        '[encoder]\nkind = "conv5"\ndim = 8\n[loss]\nkind = "supcon"\n[data]\nsize = 28\nchannels = 1\nrows = 1000\n'
-        "[sampling]\nbatch_size = 50\n[train]\nepochs = 4\ncheckpoint_seconds = 0.05\n"
+        '[encoder]\nkind = "conv5"\ndim = 8\n[loss]\nkind = "supcon"\n[data]\nsize = 28\nchannels = 1\nrows = 400\n'
+        "[sampling]\nbatch_size = 20\n[train]\nepochs = 4\ncheckpoint_seconds = 0.05\n"
     )
     common = ["mnist", "--recipe", recipe, "--set", "evaluate.bootstrap=0"]
     process = start(["train", *common, "--out", tmp_path / "a"])
