@@ -20,23 +20,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from nearfar.cli import main
 from nearfar.explore import atlas
 from nearfar.explore.store import Map
 from nearfar.explore.subject import Subject
 
 Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    def run(*arguments: Any) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(one) for one in arguments])
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
 
 
 def test_the_map_alone(cli: Cli, trained: Path) -> None:

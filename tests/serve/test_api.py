@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 import zlib
@@ -11,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serve.serve_samples import b64, of_class, png
+from serve.serve_samples import DIGITS, b64, of_class, png
 from starlette.testclient import TestClient
 
-from nearfar import verbs
+from nearfar import indexing, verbs
 from nearfar.answers import answer, current_calibration, gallery_of, trained_images
 from nearfar.data import ImageSet
 from nearfar.opening import classes_of, load_run
+from nearfar.recipe import Recipe
 from nearfar.runs import read_config
 from nearfar.serve import Settings, schemas
 from nearfar.serve.app import create_app
@@ -195,7 +197,6 @@ class TestItems:
         for number, image in enumerate(eights[:5]):
             (tmp_path / "eight").mkdir(exist_ok=True)
             (tmp_path / "eight" / f"{number}.png").write_bytes(png(image))
-        from nearfar import indexing
 
         indexing.add_images(run, tmp_path / "eight", label="eight")
         client.app.state.service.served.follow()  # type: ignore[attr-defined]  # what a second of waiting does
@@ -438,3 +439,20 @@ def test_the_description_is_valid_and_names_every_address(client: TestClient) ->
     text = json.dumps(tree)
     named = {part.split('"')[0] for part in text.split('"#/components/schemas/')[1:]}
     assert named <= set(tree["components"]["schemas"])
+
+
+def test_images_without_a_label_are_shown_without_one(tmp_path: Path, images: ImageSet) -> None:
+    bare = dataclasses.replace(images.subset(np.arange(200)), labels=None, classes=())
+    views = {**DIGITS, "data": {"size": [8, 8], "channels": 1}, "loss": {"kind": "nt-xent"}, "augment": {"shift": 1}}
+    views |= {"sampling": {"kind": "views", "batch_size": 50}, "train": {"epochs": 1}}
+    verbs.train(bare, recipe=Recipe.from_dict(views), out=tmp_path / "bare")
+    few = np.flatnonzero(np.isin(images.require_labels(), (0, 1)))[-20:]
+    indexing.add_images(tmp_path / "bare", images.subset(few))
+    with serving(tmp_path / "bare") as client:
+        content = png(np.asarray(images.images)[0])
+        said = client.post("/v1/predict?k=5", content=content, headers={"content-type": "image/png"}).json()["results"][0]
+        assert schemas.Predictions.model_validate({"results": [said]})
+        assert said["voted"] in ("0", "1")
+        assert (said["neighbors"][0]["id"], said["neighbors"][0]["label"]) == (0, None)
+        assert {one["name"]: one["images"] for one in client.get("/v1/model").json()["classes"]}.keys() == {"0", "1"}
+        assert min(client.get("/v1/map").json()["label"]) >= 0

@@ -21,10 +21,10 @@ from nearfar.data import ImageSet
 from nearfar.data.decode import decode_image, open_image, quiet_pillow
 from nearfar.errors import InputError
 from nearfar.explore import guard
-from nearfar.explore.guard import read_body
 from nearfar.explore.positions import place
 from nearfar.explore.store import SPLITS, Map
 from nearfar.explore.subject import Subject
+from nearfar.web.bodies import read_body
 from nearfar.web.problems import Problem
 
 PIXELS = 25_000_000
@@ -121,7 +121,9 @@ def make_app(subject: Subject, made: Map, *, host: str = "127.0.0.1", plotly: Pa
 
     @app.post("/search")
     async def search(request: Request, k: Annotated[int, Query(ge=1, le=100)] = 10) -> Response:
-        content = await read_body(request)
+        content = await read_body(request, guard.BODY_BYTES, guard.BODY_SECONDS)
+        if not content:
+            raise Problem(422, "the body is empty; send the bytes of an image file")
         return JSONResponse(await run_in_threadpool(find, content, k))
 
     def find(content: bytes, k: int) -> dict[str, Any]:

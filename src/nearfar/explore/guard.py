@@ -1,4 +1,4 @@
-"""What the server lets in: the right host, its own pages, bodies of a bounded size; and how it says no.
+"""What the server lets in: the right host, its own pages; and how it says no.
 
 Knows HTTP and nothing of maps. Errors are "problem details" (RFC 9457).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nearfar.web import problems
@@ -15,7 +15,7 @@ from nearfar.web.admission import admit
 from nearfar.web.problems import Problem
 
 _LOG = logging.getLogger("nearfar")
-BODY_BYTES = 16 << 20
+BODY_BYTES, BODY_SECONDS = 16 << 20, 30.0
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -43,27 +43,6 @@ def install(app: FastAPI, *, host: str) -> None:
     app.add_middleware(Guard, host=host)
 
 
-async def read_body(request: Request, most: int = BODY_BYTES) -> bytes:
-    """The body of a request, of which no more is taken than allowed.
-
-    Raises:
-        Problem: it is larger, or empty.
-    """
-    too_large = Problem(413, f"the body has more than {most:,} bytes, the most that is taken; send a smaller image")
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > most:
-        raise too_large
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > most:
-            raise too_large
-        chunks.append(chunk)
-    if not size:
-        raise Problem(422, "the body is empty; send the bytes of an image file")
-    return b"".join(chunks)
-
-
 class Guard:
     """Refuses requests of pages from elsewhere, answers a defect with a problem, and adds the security headers."""
 
@@ -89,7 +68,7 @@ class Guard:
             await self.app(scope, receive, sealed)
         except Problem as error:
             await problems.response(error.status, error.detail, error.headers)(scope, receive, sealed)
-        except Exception:
+        except Exception:  # whatever it was: the asker gets a problem, the log what happened, and the server goes on
             _LOG.exception("a defect: %s %s", scope["method"], scope["path"])
             if not begun:
                 told = "a defect of nearfar; the terminal in which it runs says more"

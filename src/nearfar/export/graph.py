@@ -5,6 +5,7 @@ Knows modules and numbers; no images, files or runs.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -102,8 +103,7 @@ def require_onnx() -> Any:
         InputError: onnx or onnxscript is not installed.
     """
     try:
-        import onnx
-        import onnxscript  # noqa: F401 - PyTorch's exporter imports it
+        onnx, _ = (importlib.import_module(name) for name in ("onnx", "onnxscript"))  # PyTorch's exporter needs the latter
     except ImportError as error:
         raise InputError(
             f'exporting to ONNX needs {error.name or "onnx"}, which is not installed: pip install "nearfar[onnx]"'

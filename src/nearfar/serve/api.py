@@ -173,7 +173,8 @@ async def plane(asked: Asked) -> Response:
 async def model(asked: Asked) -> Response:
     """What is in service, what it takes, and what its limits are."""
     served, now, settings = asked.served, asked.served.now, asked.settings
-    numbers, counts = np.unique(now.gallery.labels, return_counts=True)
+    labels = now.gallery.labels
+    numbers, counts = np.unique(labels[labels >= 0], return_counts=True)
     trained = set(served.config["classes"])
     return _json(
         {

@@ -5,11 +5,9 @@ Knows nothing of the run but the form that its images must have.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +21,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from nearfar.data.decode import BadImage, load_pixels, open_image, to_array
 from nearfar.data.pixels import Form
 from nearfar.serve.settings import Settings
+from nearfar.web.bodies import chunks, read_body
 from nearfar.web.problems import Problem
 
 _QUICK = 1 << 16
@@ -67,9 +66,9 @@ async def read_upload(request: Request, settings: Settings) -> Upload:
     if content == "multipart/form-data":
         upload = await _form(request, settings)
     elif content == "application/json" or content.endswith("+json"):
-        upload = _from_json(await _body(request, settings))
+        upload = _from_json(await read_body(request, settings.max_body, settings.timeout))
     elif content.startswith("image/") or content == "application/octet-stream":
-        upload = Upload([("the image", await _body(request, settings))])
+        upload = Upload([("the image", await read_body(request, settings.max_body, settings.timeout))])
     else:
         given = f"is {content!r}" if content else "is missing"
         raise Problem(
@@ -115,37 +114,10 @@ def _decode(content: bytes, name: str, form: Form, settings: Settings, *, quick:
         raise Problem(status, f"{error.name}: {error.reason}; send a PNG, JPEG or another picture that opens") from None
 
 
-async def _body(request: Request, settings: Settings) -> bytes:
-    parts = [part async for part in _chunks(request, settings)]
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def _chunks(request: Request, settings: Settings) -> AsyncGenerator[bytes, None]:
-    """The body piece by piece, as long as it stays within its size and its time."""
-    too_large = Problem(
-        413, f"the body has more than {settings.max_body:,} bytes, the most that is taken; send fewer or smaller images",
-        {"Connection": "close"},
-    )  # fmt: skip
-    said = request.headers.get("content-length", "")
-    if said.isascii() and said.isdigit() and int(said) > settings.max_body:
-        raise too_large
-    size = 0
-    try:
-        async with asyncio.timeout(settings.timeout):
-            async for part in request.stream():
-                size += len(part)
-                if size > settings.max_body:
-                    raise too_large
-                if part:
-                    yield part
-    except TimeoutError:
-        raise Problem(408, f"the body did not come within {settings.timeout:g} s; send it again") from None
-
-
 async def _form(request: Request, settings: Settings) -> Upload:
     parser = MultiPartParser(
         request.headers,
-        _chunks(request, settings),
+        chunks(request, settings.max_body, settings.timeout),
         max_files=settings.max_images + 1,
         max_fields=16,
         max_part_size=_WORDS,

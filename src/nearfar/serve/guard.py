@@ -98,9 +98,7 @@ class Guard:
             if not begun:
                 told = f"no answer within {2 * self.settings.timeout:g} s; send fewer images, or try again"
                 await response(503, told, {"Retry-After": "1"})(scope, receive, out)
-        except asyncio.CancelledError:
-            raise
-        except Exception:
+        except Exception:  # whatever it was: the asker gets a problem, the log what happened, and the server goes on
             _LOG.exception("a defect: %s %s", scope["method"], scope["path"])
             if not begun:
                 await response(500, "a defect of nearfar; the server's log has the details")(scope, receive, out)

@@ -34,7 +34,7 @@ def serve(
         settings: where to listen and what to take.
         device: "auto", "cpu" or "cuda"; for PyTorch alone.
         onnx: an exported model of this run, which is computed with in place of PyTorch; None: ``model.onnx`` in the run folder
-            where there is one of this run's model, else PyTorch.
+            where there is one and onnxruntime is installed, else PyTorch.
         ready: is told the address, once it answers.
 
     Raises:

@@ -36,7 +36,7 @@ class Neighbor(BaseModel):
 
     id: int
     name: str
-    label: str
+    label: Annotated[str | None, Field(description="null where the image has none.")]
     score: Annotated[float, Field(description="Cosine or dot product, greater is nearer; for Euclidean runs the distance.")]
 
 

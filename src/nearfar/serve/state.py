@@ -79,10 +79,15 @@ class Snapshot:
     def sample(self, most: int) -> Ints:
         """At most ``most`` rows, ascending: added images before all, then trained ones from all over."""
         added = self.added[::-1][: most // 2]
-        rest = np.flatnonzero(self.index.ids < self.trained)
+        rest = np.flatnonzero((self.index.ids < self.trained) & (self.gallery.labels >= 0))
         count = min(most - len(added), len(rest))
         spread = rest[np.arange(count) * len(rest) // count] if count else rest[:0]
         return np.sort(np.concatenate([added, spread]))
+
+    def label_of(self, row: int) -> str | None:
+        """The class of a row, None where it has no label."""
+        number = int(self.gallery.labels[row])
+        return self.classes[number] if number >= 0 else None
 
     def row_of(self, number: int) -> int | None:
         """The row of the image with this id, None where there is none."""
@@ -186,7 +191,7 @@ class Served:
     def _predict(
         self, now: Snapshot, z: Floats, scores: Floats, rows: Ints, precision: float
     ) -> list[tuple[str, bool, float, float, tuple[float, float]]]:
-        near = None if len(now.gallery.later) else (scores[:, : now.gallery.k], rows[:, : now.gallery.k])
+        near = None if len(now.gallery.voting) < len(now.index) else (scores[:, : now.gallery.k], rows[:, : now.gallery.k])
         said = answer(now.gallery, z, now.fitted, precision, near=near)
         xy = now.positions.place(rows[:, :PLACED_BY], similarities(scores[:, :PLACED_BY], now.gallery.metric)).tolist()
         return [
@@ -197,10 +202,10 @@ class Served:
         ]
 
     def _shown(self, now: Snapshot, scores: Floats, rows: Ints, k: int) -> list[Shown]:
-        labels, names, ids = now.gallery.labels, now.names, now.index.ids
+        names, ids = now.names, now.index.ids
         return [
             [
-                {"id": int(ids[row]), "name": names[row], "label": now.classes[labels[row]], "score": float(score)}
+                {"id": int(ids[row]), "name": names[row], "label": now.label_of(row), "score": float(score)}
                 for row, score in zip(near[:k].tolist(), of[:k].tolist(), strict=True)
             ]
             for near, of in zip(rows, scores, strict=True)
@@ -252,8 +257,7 @@ class Served:
         return [self._item(now, int(row)) for row in rows[first : first + count]], len(rows)
 
     def _item(self, now: Snapshot, row: int) -> dict[str, Any]:
-        label = now.classes[int(now.gallery.labels[row])]
-        return {"id": int(now.index.ids[row]), "name": now.names[row], "label": label}
+        return {"id": int(now.index.ids[row]), "name": now.names[row], "label": now.label_of(row)}
 
     @contextlib.contextmanager
     def _writer(self) -> Iterator[NeighborIndex]:
@@ -286,7 +290,7 @@ class Served:
         trained = trained_images(self.config, index)
         gallery = gallery_of(index, self.model.recipe_.evaluate, trained)
         if len(gallery.later):
-            gallery.centres_of_classes  # noqa: B018 - computed now, kept for every question
+            _ = gallery.centres_of_classes  # computed now, kept for every question
         return Snapshot(
             stamp=stamp,
             index=index,
