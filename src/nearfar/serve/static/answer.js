@@ -33,7 +33,7 @@ export function showAnswer(result, precision, colors, trained) {
 export function announce(result) {
   const nearest = result.neighbors[0];
   const what = result.known ? result.label : `Unknown; nearest to ${result.voted}`;
-  const near = nearest ? ` The nearest image is of class ${nearest.label}.` : "";
+  const near = nearest ? ` The nearest image ${nearest.label === null ? "has no label" : `is of class ${nearest.label}`}.` : "";
   $("live").textContent = `${what}, ${percent(result.probability, true)} sure.${near}`;
 }
 
@@ -61,7 +61,7 @@ function showNeighbors(neighbors, colors) {
     place.setAttribute("aria-hidden", String(!one));
     place.title = one ? one.name : "";
     text.replaceChildren();
-    if (one) text.append(className(one.label, colors.get(one.label)), score(one.score));
+    if (one) text.append(className(one.label ?? "no label", colors.get(one.label)), score(one.score));
   });
 }
 
