@@ -39,6 +39,8 @@ CASES = [
     Case("contrastive", loops.over_pairs(loops.contrastive_pair), {"margin": 1.7, "distance": "squared", "weight": 0.4}),
     Case("cosine-mse", loops.over_pairs(loops.cosine_mse_pair)),
     Case("siglip", loops.siglip, {"scale": 5.0, "bias": -1.5}),
+    Case("clip", loops.clip),
+    Case("clip", loops.clip, {"temperature": 0.0125}),
     Case("info-nce", loops.info_nce),
     Case("nt-xent", loops.info_nce, {"temperature": 0.5}),
     Case("info-nce", loops.info_nce, {"temperature": 0.011}),
@@ -76,7 +78,7 @@ KEYED = [case for case in CASES if LOSSES[case.name].takes_keys]
 TILED = [
     case
     for case in CASES
-    if case.name in ("contrastive", "siglip", "info-nce", "nt-xent", "supcon", "dcl", "dclw", "cosine-mse")
+    if case.name in ("contrastive", "clip", "siglip", "info-nce", "nt-xent", "supcon", "dcl", "dclw", "cosine-mse")
 ]
 
 

@@ -83,6 +83,23 @@ def siglip(loss: Any, z: Tensor, y: Tensor, k: Tensor, ky: Tensor, own: Own) -> 
     return total(terms) / len(z)
 
 
+def clip(loss: Any, z: Tensor, y: Tensor, k: Tensor, ky: Tensor, own: Own) -> Tensor:
+    def one_way(s: Tensor, y: Tensor, ky: Tensor, own: Own) -> Tensor:
+        positives, negatives = relations(y, ky, own)
+        terms = []
+        for i in range(len(s)):
+            if positives[i]:
+                everyone = log_sum([s[i, a] for a in positives[i] + negatives[i]])
+                terms.append(mean([everyone - s[i, p] for p in positives[i]]))
+        return mean(terms)
+
+    s = loss.log_scale.exp() * (z @ k.T)
+    there = one_way(s, y, ky, own)
+    if any(own(i, j) for i in range(len(z)) for j in range(len(k))):
+        return there  # rows and keys are of one tower
+    return (there + one_way(s.T, ky, y, lambda j, i: False)) / 2
+
+
 def info_nce(loss: Any, z: Tensor, y: Tensor, k: Tensor, ky: Tensor, own: Own) -> Tensor:
     positives, negatives = relations(y, ky, own)
     s = z @ k.T / loss.temperature

@@ -191,7 +191,7 @@ def test_tiles_change_nothing(case: Case, data: st.DataObject) -> None:
         assert_same(gradients(loss, z, y, *keys, key_offset=offset), whole)
 
 
-@pytest.mark.parametrize("name", ["contrastive", "cosine-mse", "info-nce", "supcon", "dcl", "siglip"])
+@pytest.mark.parametrize("name", ["contrastive", "cosine-mse", "info-nce", "supcon", "dcl", "siglip", "clip"])
 def test_processes_that_share_their_keys_make_the_gradient_of_the_whole_batch(name: str) -> None:
     loss, z, y = LOSSES[name]().double(), rows(12).requires_grad_(), torch.arange(12) % 3
     (whole,) = torch.autograd.grad(loss(z, y), z)
@@ -231,7 +231,7 @@ def test_without_the_quick_product(op: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.015, 0.1, 1.0])
-@pytest.mark.parametrize("name", ["supcon", "dcl", "nt-xent", "dclw"])
+@pytest.mark.parametrize("name", ["supcon", "dcl", "nt-xent", "dclw", "clip"])
 def test_float32_gradients_of_real_tiles_are_right_to_five_digits(name: str, temperature: float) -> None:
     count = 1200
     y = labels(count, classes=9)
@@ -304,7 +304,10 @@ def test_settings_are_keywords_and_are_checked(case: Case) -> None:
         for value in wrong:
             with pytest.raises(InputError, match=name):
                 home(**(sizes | {name: value}))
-    assert all(hasattr(home, flag) for flag in ("needs_unit_rows", "takes_pairs", "scores", "needs_classes", "takes_keys"))
+    assert all(
+        hasattr(home, flag)
+        for flag in ("needs_unit_rows", "takes_pairs", "scores", "needs_classes", "takes_keys", "goes_both_ways")
+    )
     assert home.takes_pairs == hasattr(home, "pairs")
 
 

@@ -11,7 +11,7 @@ from nearfar.losses.mining import (
     hard_triplets,
     semi_hard_triplets,
 )
-from nearfar.losses.pairs import ContrastiveLoss, CosineMSELoss, SigLIPLoss
+from nearfar.losses.pairs import ContrastiveLoss, CosineMSELoss
 from nearfar.losses.proxies import (
     ArcFaceLoss,
     CosFaceLoss,
@@ -31,12 +31,14 @@ from nearfar.losses.softmax import (
     SNNLoss,
     SupConLoss,
 )
+from nearfar.losses.towers import CLIPLoss, SigLIPLoss, of_towers
 from nearfar.losses.triplets import CircleLoss, LiftedStructureLoss, MultiSimilarityLoss, SmoothAPLoss, TripletLoss
 
 LOSSES: dict[str, type[Loss]] = {
     "arcface": ArcFaceLoss,
     "barlow-twins": BarlowTwinsLoss,
     "circle": CircleLoss,
+    "clip": CLIPLoss,
     "contrastive": ContrastiveLoss,
     "cosface": CosFaceLoss,
     "cosine-mse": CosineMSELoss,
@@ -65,6 +67,7 @@ __all__ = [
     "LOSSES",
     "ArcFaceLoss",
     "BarlowTwinsLoss",
+    "CLIPLoss",
     "CircleLoss",
     "ContrastiveLoss",
     "CosFaceLoss",
@@ -92,5 +95,6 @@ __all__ = [
     "distance_weighted_triplets",
     "easy_positive_triplets",
     "hard_triplets",
+    "of_towers",
     "semi_hard_triplets",
 ]

@@ -84,7 +84,9 @@ class Loss(nn.Module):
     needs_classes: ClassVar[bool] = False
     """The constructor wants ``classes`` and ``dim``: the loss has a weight of its own for every class."""
     takes_keys: ClassVar[bool] = True
-    """``keys`` and ``key_labels`` may be given."""
+    """``keys`` and ``key_labels`` may be given: the loss can train two towers (`nearfar.losses.towers.of_towers`)."""
+    goes_both_ways: ClassVar[bool] = False
+    """Given keys it compares them with the rows, too: swapping equally many rows and keys changes nothing."""
 
     def forward(
         self,

@@ -6,19 +6,17 @@ Over a batch they are the mean over all pairs; over explicit pairs (``loss.pairs
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from nearfar.losses.base import Batch, Loss, check_pairs, choice, number, shares, zero
 from nearfar.losses.distances import negative_hinges, positive_squares, squared_products
 from nearfar.losses.mining import distances
-from nearfar.losses.tiled import compare, positive_sums
-from nearfar.losses.tiles import Relation
+from nearfar.losses.tiled import positive_sums
 
 
 class ContrastiveLoss(Loss):
@@ -111,39 +109,3 @@ class CosineMSELoss(Loss):
         total = squared_products(batch) - 2.0 * near + batch.positive_counts().sum()
         # Where every cosine is right the terms cancel, to something that rounding may put just below 0.
         return (total + (total.clamp_min(0.0) - total).detach()).div(batch.pairs).to(unit.dtype)
-
-
-class SigLIPLoss(Loss):
-    """Sigmoid loss: every pair is a yes-or-no question of its own (Zhai, Mustafa, Kolesnikov, Beyer 2023).
-
-    With x_ij = t * cos(i, j) + b, the sum over all pairs of log(1 + e^(-x)) for one class and log(1 + e^x) for two,
-    divided by the number of rows. Scale t = e^``log_scale`` and ``bias`` b are learned with the encoder: give them to the
-    optimiser too. Made for image-text towers, where ``keys`` are the other tower's rows.
-
-    Args:
-        scale: where t starts.
-        bias: where b starts; strongly negative, since nearly all pairs are negatives.
-    """
-
-    needs_unit_rows: ClassVar[bool] = True
-
-    def __init__(self, *, scale: float = 10.0, bias: float = -10.0) -> None:
-        super().__init__()
-        scale = number("scale", scale, low=1e-3, high=1e3, usual="10 is usual")
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
-        self.bias = nn.Parameter(torch.tensor(number("bias", bias, low=-1e3, high=1e3, usual="-10 is usual")))
-
-    def _loss(self, batch: Batch) -> Tensor:
-        pairs = compare(batch)
-        scale, bias = self.log_scale.exp().to(batch.z.dtype), self.bias.to(batch.z.dtype)
-        near = pairs.pair_sum(Relation.POSITIVES, _miss_of_positive, scale, bias)
-        far = pairs.pair_sum(Relation.NEGATIVES, _miss_of_negative, scale, bias)
-        return (near + far) / len(batch.z)
-
-
-def _miss_of_positive(cosine: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    return F.softplus(-(scale * cosine + bias), threshold=50.0)
-
-
-def _miss_of_negative(cosine: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    return F.softplus(scale * cosine + bias, threshold=50.0)

@@ -74,20 +74,28 @@ class SupConLoss(Loss):
         self.mean = choice("mean", mean, ("outside", "inside"))
 
     def _loss(self, batch: Batch) -> Tensor:
-        inside = self.mean == "inside"
-        pairs = compare(batch, by_label=inside)
+        if self.mean == "outside":
+            return mean_outside(batch, self.temperature)
+        pairs = compare(batch)
+        # log(P + N) - log P as softplus(log N - log P): it keeps its digits where the positives outweigh the rest.
+        near = pairs.logsumexp(Relation.POSITIVES, self.temperature)
+        far = pairs.logsumexp(Relation.NEGATIVES, self.temperature)
+        near = torch.where(pairs.positives > 0, near, 0.0)
         count = pairs.positives.clamp_min(1).to(batch.z.dtype)
-        if inside:
-            # log(P + N) - log P as softplus(log N - log P): it keeps its digits where the positives outweigh the rest.
-            near = pairs.logsumexp(Relation.POSITIVES, self.temperature)
-            far = pairs.logsumexp(Relation.NEGATIVES, self.temperature)
-            near = torch.where(pairs.positives > 0, near, 0.0)
-            each = F.softplus(far - near, threshold=50.0) + count.log()
-        else:
-            everyone = pairs.logsumexp(Relation.OTHERS, self.temperature)
-            each = everyone - pairs.positive_sums() / (count * self.temperature)
-        anchors = pairs.positives > 0
-        return torch.where(anchors, each, 0.0).sum() / anchors.sum().clamp_min(1)
+        return _mean_over_anchors(F.softplus(far - near, threshold=50.0) + count.log(), pairs.positives)
+
+
+def mean_outside(batch: Batch, temperature: float) -> Tensor:
+    """The mean over rows with a positive of the mean over p in P(i) of (L_i - s_ip/temperature), as in `SupConLoss`."""
+    pairs = compare(batch, by_label=False)
+    count = pairs.positives.clamp_min(1).to(batch.z.dtype)
+    everyone = pairs.logsumexp(Relation.OTHERS, temperature)
+    return _mean_over_anchors(everyone - pairs.positive_sums() / (count * temperature), pairs.positives)
+
+
+def _mean_over_anchors(each: Tensor, positives: Tensor) -> Tensor:
+    anchors = positives > 0
+    return torch.where(anchors, each, 0.0).sum() / anchors.sum().clamp_min(1)
 
 
 class DCLLoss(Loss):
