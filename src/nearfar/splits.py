@@ -107,7 +107,8 @@ def concatenate(first: ImageSet, second: ImageSet) -> ImageSet:
         labels = np.concatenate([first.labels, second.labels])
     ids = np.concatenate([[f"train/{name}" for name in first.ids], [f"test/{name}" for name in second.ids]])
     images = np.concatenate([first.images[np.arange(len(first))], second.images[np.arange(len(second))]])
-    return ImageSet(images=images, labels=labels, classes=first.classes, ids=ids, name=first.name)
+    texts = None if first.texts is None or second.texts is None else (*first.texts, *second.texts)
+    return ImageSet(images=images, labels=labels, classes=first.classes, ids=ids, name=first.name, texts=texts)  # type: ignore[arg-type]  # put into form there
 
 
 def describe(part: ImageSet) -> dict[str, Any]:

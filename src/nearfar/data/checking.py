@@ -22,6 +22,7 @@ from nearfar.data.loading import name_of, open_source
 from nearfar.data.pipeline import decoding_threads, in_order, numbered_pieces
 from nearfar.data.pixels import Form, flatten
 from nearfar.data.sources import ENCODED_ROWS, Chunk, Source, common_classes
+from nearfar.data.texts import Texts
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _EXAMPLES = 5
@@ -66,12 +67,15 @@ def check(source: Any, *, size: int | tuple[int, int] | None = None, cache: Path
             {"source", "classes": number,
              "splits": {name: {"images", "readable", "labelled", "per_class": {class: images}, "single": [class, ...],
                                "sizes": [{"height", "width", "images"}, ...], "distinct_sizes", "modes": {mode: images},
+                               "captions": None or {"images", "captions", "distinct", "without", "examples": [id, ...]},
                                "unreadable": [{"file", "reason"}, ...],
                                "duplicates": {"pictures", "images", "differing_labels", "examples": [[id, id], ...]}}},
              "across": [{"splits": [a, b], "pictures", "images", "differing_labels", "examples"}]}
 
         Of duplicates, ``pictures`` counts different pictures that occur more than once, ``images`` those that repeat an earlier
         one (across splits: images of b that are in a), ``differing_labels`` the pictures that do not have one label throughout.
+        Of captions, ``images`` counts those that have one, ``captions`` all of them, ``distinct`` different ones, and
+        ``without`` the images that have none, of which ``examples`` names a few; None where the data brings no captions.
 
     Raises:
         InputError: there is no such data, or a table or archive is damaged; image files that cannot be read are counted.
@@ -115,6 +119,8 @@ def _split_lines(split: str, found: Mapping[str, Any]) -> list[str]:
     sizes = [f"{size['height']} x {size['width']} ({size['images']:,})" for size in found["sizes"][:_EXAMPLES]]
     lines.append(f"  sizes        {', '.join(sizes)}{_more(found['distinct_sizes'] - len(sizes))}, height x width")
     lines.append("  modes        " + ", ".join(f"{mode} ({count:,})" for mode, count in found["modes"].items()))
+    if found["captions"]:
+        lines.append(_captions_line(found["captions"]))
     lines.append(f"  unreadable   {len(found['unreadable']):,}")
     lines += [f"    {bad['file']}: {bad['reason']}" for bad in found["unreadable"][:_EXAMPLES]]
     if len(found["unreadable"]) > _EXAMPLES:
@@ -154,10 +160,30 @@ def _look(source: Source, classes: tuple[str, ...]) -> _Split:
         "sizes": [{"height": h, "width": w, "images": count} for (h, w), count in sizes.most_common(_SIZES)],
         "distinct_sizes": len(sizes),
         "modes": dict(modes.most_common()),
+        "captions": None if rows.texts is None else _captions(rows.texts, rows.ids.tolist()),
         "unreadable": [{"file": file, "reason": reason} for file, reason in faults],
         "duplicates": _repeated(ids, labels, digests[kept]),
     }
     return _Split(tree, ids, labels, digests[kept])
+
+
+def _captions(texts: Texts, ids: Sequence[str]) -> dict[str, Any]:
+    bare = [name for name, captions in zip(ids, texts, strict=True) if not captions]
+    every = [caption for captions in texts for caption in captions]
+    return {
+        "images": len(texts) - len(bare),
+        "captions": len(every),
+        "distinct": len(set(every)),
+        "without": len(bare),
+        "examples": bare[:_EXAMPLES],
+    }
+
+
+def _captions_line(found: Mapping[str, Any]) -> str:
+    bare = (
+        f"; {found['without']:,} images have none: {_some_of(found['examples'], found['without'])}" if found["without"] else ""
+    )
+    return f"  captions     {found['captions']:,} of {found['images']:,} images, {found['distinct']:,} different ones{bare}"
 
 
 def _inspect(piece: tuple[int, Chunk]) -> list[_Seen]:
@@ -230,7 +256,11 @@ def _differing_labels(
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_EXAMPLES]) + _more(len(names) - _EXAMPLES)
+    return _some_of(names, len(names))
+
+
+def _some_of(names: Sequence[str], count: int) -> str:
+    return ", ".join(names[:_EXAMPLES]) + _more(count - _EXAMPLES)
 
 
 def _more(count: int) -> str:

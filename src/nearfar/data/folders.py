@@ -1,4 +1,4 @@
-"""Folders of image files: one sub-folder per class, or a table of labels beside the images, or neither."""
+"""Folders of image files: one sub-folder per class, or a table of labels and captions beside the images, or neither."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from nearfar.data.decode import SUFFIXES
 from nearfar.data.imageset import number_labels, text_ids
 from nearfar.data.sources import FileSource, Rows, Source, readable
+from nearfar.data.texts import COLUMNS, as_texts
 from nearfar.errors import InputError, did_you_mean
 
 METADATA = "metadata.csv"
@@ -106,7 +108,9 @@ def _class_source(root: Path, paths: list[str], depth: int, flat: bool) -> Sourc
 
 
 def metadata_sources(root: Path, tables: Sequence[str]) -> dict[str, Source]:
-    """Sources from tables with the columns file_name, perhaps label (or class), and perhaps split.
+    """Sources from tables with the columns file_name, perhaps label (or class), perhaps text (or caption) and perhaps split.
+
+    Where there are captions, several rows of a split with one file and label are one image with several captions.
 
     Args:
         tables: paths of the tables relative to ``root``: one in it, or one in each of its folders for splits.
@@ -114,33 +118,58 @@ def metadata_sources(root: Path, tables: Sequence[str]) -> dict[str, Source]:
     Raises:
         InputError: a column is missing, a row is incomplete, or a split has a name that is not known.
     """
-    found: dict[str, list[tuple[str, str | None]]] = {}
+    found: dict[str, list[_Row]] = {}
     for table in tables:
         folder = table.rpartition("/")[0]
-        for path, label, split in _read_metadata(root / table):
-            place = f"{folder}/{path}" if folder else path
-            found.setdefault(split or split_named(folder) or "train", []).append((place, label))
+        for row in _read_metadata(root / table):
+            row.path = f"{folder}/{row.path}" if folder else row.path
+            found.setdefault(row.split or split_named(folder) or "train", []).append(row)
     if not found:
         raise InputError(f"{root / tables[0]} has no rows; expected one for each image")
-    return {split: _labelled_source(root, rows) for split, rows in found.items()}
+    return {split: _described_source(root, rows) for split, rows in found.items()}
 
 
-def _labelled_source(root: Path, rows: list[tuple[str, str | None]]) -> Source:
-    paths = np.array([path for path, _ in rows], dtype=np.dtypes.StringDType())
-    ids = text_ids(paths.tolist())
-    labels = [label for _, label in rows if label is not None]
-    if not labels:
-        return FileSource(str(root), root, paths, Rows(ids))
-    if len(labels) != len(rows):
-        raise InputError(
-            f"{root}: {len(rows) - len(labels):,} of {len(rows):,} images of one split come from a table without labels"
-        )
-    numbers, classes = number_labels(labels)
-    return FileSource(str(root), root, paths, Rows(ids, numbers, classes))
+@dataclass
+class _Row:
+    """A row of a table; what has no column is None."""
+
+    path: str
+    label: str | None = None
+    split: str | None = None
+    texts: list[str] | None = None
 
 
-def _read_metadata(table: Path) -> Iterator[tuple[str, str | None, str | None]]:
-    """(file, label, split) of each row; label or split is None where there is no such column."""
+def _described_source(root: Path, rows: list[_Row]) -> Source:
+    for what, there in (
+        ("labels", [row.label is not None for row in rows]),
+        ("captions", [row.texts is not None for row in rows]),
+    ):
+        if any(there) and not all(there):
+            raise InputError(
+                f"{root}: {there.count(False):,} of {len(rows):,} images of one split come from a table without {what}"
+            )
+    captioned = rows[0].texts is not None
+    rows = _together(rows) if captioned else rows
+    paths = np.array([row.path for row in rows], dtype=np.dtypes.StringDType())
+    about = Rows(text_ids(paths.tolist()), texts=as_texts((row.texts for row in rows), len(rows)) if captioned else None)
+    labels = [row.label for row in rows if row.label is not None]
+    if labels:
+        numbers, classes = number_labels(labels)
+        about = replace(about, labels=numbers, classes=classes)
+    return FileSource(str(root), root, paths, about)
+
+
+def _together(rows: list[_Row]) -> list[_Row]:
+    """One row for each file and label, with the captions of all its rows."""
+    found: dict[tuple[str, str | None], _Row] = {}
+    for row in rows:
+        first = found.setdefault((row.path, row.label), row)
+        if first is not row:
+            first.texts = [*(first.texts or []), *(row.texts or [])]
+    return list(found.values())
+
+
+def _read_metadata(table: Path) -> Iterator[_Row]:
     with readable(table), open(table, encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.reader(file)
         header = [name.strip().lower() for name in next(reader, [])]
@@ -149,6 +178,7 @@ def _read_metadata(table: Path) -> Iterator[tuple[str, str | None, str | None]]:
             raise InputError(f"{table} has the columns {', '.join(header) or 'none'}; 'file_name' is missing{near}")
         at_file = header.index("file_name")
         at_label = next((header.index(name) for name in ("label", "class") if name in header), None)
+        at_text = next((header.index(name) for name in COLUMNS if name in header), None)
         at_split = header.index("split") if "split" in header else None
         for cells in reader:
             if not cells:
@@ -162,7 +192,7 @@ def _read_metadata(table: Path) -> Iterator[tuple[str, str | None, str | None]]:
             split = None if at_split is None else split_named(cells[at_split])
             if at_split is not None and split is None:
                 raise InputError(f"{where}: split is {cells[at_split]!r}; expected train, validation or test")
-            yield path, label, split
+            yield _Row(path, label, split, None if at_text is None else [cells[at_text]])
 
 
 def _seen(files: Sequence[str]) -> str:

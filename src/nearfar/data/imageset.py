@@ -1,18 +1,19 @@
-"""A set of images: pixels, labels, class names and ids. It knows no files and no networks."""
+"""A set of images: pixels, labels, captions, class names and ids. It knows no files and no networks."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nearfar.data.store import DiskImages, as_rows
+from nearfar.data.texts import Texts, as_texts, texts_of_classes
 from nearfar.errors import InputError
 
 Images = npt.NDArray[np.uint8] | DiskImages
@@ -33,6 +34,8 @@ class ImageSet:
         ids: [N] unique texts (NumPy's variable-length ``StringDType``): relative path or row number; default: row numbers.
         name: what messages and reports call the set.
         skipped: one line for each file that was left out because it could not be read.
+        texts: the captions of each image, [N] tuples, () for an image that has none; None where the set has no captions.
+            Blanks around captions, and empty captions, are left out.
 
     Raises:
         InputError: shapes, types or lengths do not fit together.
@@ -44,6 +47,7 @@ class ImageSet:
     ids: Ids = field(default=None)  # type: ignore[arg-type]  # None becomes row numbers in __post_init__, never seen outside
     name: str = "images"
     skipped: tuple[str, ...] = ()
+    texts: Texts | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.images, (np.ndarray, DiskImages)):
@@ -69,14 +73,17 @@ class ImageSet:
             twice = next(name for name in self.classes if self.classes.count(name) > 1)
             raise InputError(f"classes names {twice!r} twice; class names must differ")
         put(self, "ids", row_ids(len(self.images)) if self.ids is None else _checked_ids(self.ids, len(self.images)))
+        put(self, "texts", None if self.texts is None else as_texts(self.texts, len(self.images)))
 
     @classmethod
-    def from_arrays(cls, images: Any, labels: Any = None, *, name: str = "images") -> ImageSet:
+    def from_arrays(cls, images: Any, labels: Any = None, *, name: str = "images", texts: Any = None) -> ImageSet:
         """A set from arrays as they come.
 
         Args:
             images: [N, H, W], [N, C, H, W] or [N, H, W, C] with 1 or 3 channels; uint8, or floats in [0, 1].
             labels: [N] whole numbers or texts, any values; they become the classes, in order.
+            name: what messages and reports call the set.
+            texts: captions, for each image one text or several, or None.
 
         Raises:
             InputError: the shape, type or range cannot be images, or the lengths differ.
@@ -85,7 +92,7 @@ class ImageSet:
 
         pixels = as_images(images, name)
         if labels is None:
-            return cls(pixels, name=name)
+            return cls(pixels, name=name, texts=texts)
         values = np.asarray(labels)
         if values.ndim != 1 or values.dtype.kind not in "iuUT":
             raise InputError(
@@ -93,7 +100,7 @@ class ImageSet:
                 "for one column per class use labels.argmax(1)"
             )
         numbers, classes = number_labels(values)
-        return cls(pixels, numbers, classes, name=name)
+        return cls(pixels, numbers, classes, name=name, texts=texts)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -127,7 +134,21 @@ class ImageSet:
             ids=unique_ids(self.ids[chosen]),
             name=self.name,
             skipped=self.skipped,
+            texts=None if self.texts is None else self.texts.take(chosen.tolist()),
         )
+
+    def with_texts(self, texts: Sequence[Any] | Mapping[str, str | Sequence[str]]) -> ImageSet:
+        """The same images with captions.
+
+        Args:
+            texts: for each image one caption, several, or None; or, where there are labels, one or several by class name.
+
+        Raises:
+            InputError: the number of captions is another than that of images, one is no text, or a class has none.
+        """
+        if isinstance(texts, Mapping):
+            texts = texts_of_classes(self.classes, self.require_labels().tolist(), texts)
+        return replace(self, texts=texts)  # type: ignore[arg-type]  # checked and put into form in __post_init__
 
     def require_labels(self) -> npt.NDArray[np.int64]:
         """The labels.
@@ -143,10 +164,12 @@ class ImageSet:
         return self.labels
 
     def fingerprint(self) -> str:
-        """SHA-256 of images, labels and class names, as hexadecimal digits; ids and name do not count."""
+        """SHA-256 of images, labels, class names and captions, as hexadecimal digits; ids and name do not count."""
         digest = hashlib.sha256(json.dumps([self.shape, self.classes, self.labels is None]).encode())
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
+        if self.texts is not None:
+            digest.update(json.dumps(self.texts).encode())
         step = max(1, _SLICE_BYTES // max(1, int(np.prod(self.shape[1:]))))
         for start in range(0, len(self), step):
             digest.update(np.ascontiguousarray(self.images[start : start + step]).data)
@@ -155,7 +178,8 @@ class ImageSet:
     def __repr__(self) -> str:
         labels = "unlabelled" if self.labels is None else f"{len(self.classes)} classes"
         where = ", on disk" if isinstance(self.images, DiskImages) else ""
-        return f"ImageSet({self.name!r}, {' x '.join(map(str, self.shape))}, {labels}{where})"
+        captions = "" if self.texts is None else f", {sum(map(len, self.texts)):,} captions"
+        return f"ImageSet({self.name!r}, {' x '.join(map(str, self.shape))}, {labels}{captions}{where})"
 
 
 def row_ids(count: int) -> Ids:

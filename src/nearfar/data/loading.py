@@ -144,7 +144,7 @@ def open_source(
         InputError: there is no such data; the nearest names are suggested.
     """
     if isinstance(source, ImageSet):
-        return {"train": ArraySource(source.name, source.images, Rows(source.ids, source.labels, source.classes))}
+        return {"train": ArraySource(source.name, source.images, Rows(source.ids, source.labels, source.classes, source.texts))}
     if isinstance(source, np.ndarray):
         return open_source(ImageSet.from_arrays(source))
     if not isinstance(source, (str, Path)):

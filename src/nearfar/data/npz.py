@@ -8,7 +8,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from nearfar.data.imageset import number_labels, row_ids
 from nearfar.data.pixels import layout_of, to_nchw, to_uint8
 from nearfar.data.sources import Chunk, Rows, Source, chunk_rows, file_stamp, readable
+from nearfar.data.texts import COLUMNS, as_texts
 from nearfar.errors import InputError
 
 # By split: names that the images and the labels go by.
@@ -38,27 +39,31 @@ class _Header:
 
 
 class NpzSource:
-    """The images in one member of an archive, with the labels in another.
+    """The images in one member of an archive, with the labels in another, and perhaps the captions in a third.
 
     Raises (when rows or pixels are read):
         InputError: the archive is damaged, the numbers differ, or the arrays cannot be images and labels.
     """
 
-    def __init__(self, path: Path, images: str, labels: str | None) -> None:
+    def __init__(self, path: Path, images: str, labels: str | None, texts: str | None = None) -> None:
         self.name = f"{path}: {images!r}"
         self._path = path
         self._images = images
         self._labels = labels
+        self._texts = texts
 
     @functools.cached_property
     def rows(self) -> Rows:
         with _member(self._path, self._images) as (_, header):
             layout_of(header.shape, self.name)
             count = header.shape[0]
-        if self._labels is None:
-            return Rows(row_ids(count))
-        numbers, classes = number_labels(self._read_labels(count))
-        return Rows(row_ids(count), numbers, classes)
+        rows = Rows(row_ids(count))
+        if self._labels is not None:
+            numbers, classes = number_labels(self._read(self._labels, count))
+            rows = replace(rows, labels=numbers, classes=classes)
+        if self._texts is not None:
+            rows = replace(rows, texts=as_texts(self._read(self._texts, count, texts=True).tolist(), count))
+        return rows
 
     def stamp(self) -> Iterator[str]:
         yield f"{self._path.absolute()}\0{self._images}\0{file_stamp(self._path)}"
@@ -73,12 +78,16 @@ class NpzSource:
                 shape = (min(step, header.shape[0] - start), *header.shape[1:])
                 yield to_uint8(to_nchw(_values(file, shape, header.dtype, self.name), layout), self.name)
 
-    def _read_labels(self, count: int) -> npt.NDArray[Any]:
-        where = f"{self._path}: {self._labels!r}"
-        assert self._labels is not None
-        with _member(self._path, self._labels) as (file, header):
+    def _read(self, name: str, count: int, *, texts: bool = False) -> npt.NDArray[Any]:
+        """Labels [N], or captions [N] or [N, M]."""
+        where = f"{self._path}: {name!r}"
+        with _member(self._path, name) as (file, header):
             shape = header.shape[:1] if header.shape[1:] == (1,) else header.shape
-            if len(shape) != 1 or header.dtype.kind not in "iuU":
+            if texts and (len(shape) > 2 or header.dtype.kind != "U" or header.columns_first):
+                raise InputError(
+                    f"{where} is {header.dtype} {list(header.shape)}; captions must be texts [N], or [N, M] for M each"
+                )
+            if not texts and (len(shape) != 1 or header.dtype.kind not in "iuU"):
                 raise InputError(
                     f"{where} is {header.dtype} {list(header.shape)}; labels must be [N] whole numbers or texts "
                     "(for one column per class save labels.argmax(1))"
@@ -87,8 +96,9 @@ class NpzSource:
                 raise InputError(
                     f"{where} has {shape[0]:,} entries, {self._images!r} has {count:,} images; there must be one per image"
                 )
-            if count * header.dtype.itemsize > _LABEL_BYTES:
-                raise InputError(f"{where} needs {count * header.dtype.itemsize:,} bytes; save labels as numbers")
+            if (needed := math.prod(shape) * header.dtype.itemsize) > _LABEL_BYTES:
+                mend = "shorten them, or use Parquet" if texts else "save labels as numbers"
+                raise InputError(f"{where} needs {needed:,} bytes; {mend}")
             return _values(file, shape, header.dtype, where)
 
 
@@ -103,15 +113,22 @@ def npz_sources(path: Path) -> dict[str, Source]:
     sources: dict[str, Source] = {}
     for split, pairs in _NAMES.items():
         if pair := next((pair for pair in pairs if pair[0] in names), None):
-            sources[split] = NpzSource(path, pair[0], pair[1] if pair[1] in names else None)
+            sources[split] = NpzSource(path, pair[0], pair[1] if pair[1] in names else None, _texts_beside(pair[0], names))
     if not sources:
         pairs = [pair for pair in _ALONE if pair[0] in names]
         if not pairs:
             held = ", ".join(sorted(names)) or "nothing"
             raise InputError(f"{path} holds {held}; expected images and labels, x and y, or x_train, y_train, x_test, y_test")
         images, labels = next((pair for pair in pairs if pair[1] in names), pairs[0])
-        sources["train"] = NpzSource(path, images, labels if labels in names else None)
+        sources["train"] = NpzSource(path, images, labels if labels in names else None, _texts_beside("", names))
     return sources
+
+
+def _texts_beside(images: str, names: set[str]) -> str | None:
+    """The captions that belong to the array ``images``: ``text_train`` to ``x_train``, ``train_text`` to ``train_images``."""
+    split = next((one for one in ("train", "val", "test") if one in images), None)
+    forms = ("{text}",) if split is None else ("{text}_{split}", "{split}_{text}")
+    return next((name for text in COLUMNS for form in forms if (name := form.format(text=text, split=split)) in names), None)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,6 @@
-"""Parquet with an image column: struct{bytes, path} as Hugging Face writes it, or plain binary; labels as numbers or text."""
+"""Parquet with an image column: struct{bytes, path} as Hugging Face writes it, or plain binary; labels as numbers or
+text; captions as text or lists of texts.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 
 from nearfar.data.imageset import number_labels, text_ids
 from nearfar.data.sources import ENCODED_ROWS, Chunk, Encoded, Rows, file_stamp, readable
+from nearfar.data.texts import COLUMNS, as_texts
 from nearfar.errors import InputError
 
 _IMAGE = ("image", "img", "picture", "photo")
@@ -29,12 +32,14 @@ class _Columns:
         has_path: whether the images are structs that name a file.
         label: name of the label column, or None.
         classes: names of the numbers in the label column, where the file gives them.
+        text: name of the column of captions, or None.
     """
 
     image: str
     has_path: bool
     label: str | None
     classes: tuple[str, ...] | None
+    text: str | None
 
 
 class ParquetSource:
@@ -52,12 +57,13 @@ class ParquetSource:
     def rows(self) -> Rows:
         texts: list[str] = []
         labels: list[Any] = []
+        captions: list[Any] = []
         tables = set()
         for path in self._paths:
             with _parquet(path) as (file, columns):
-                tables.add((columns.label, columns.classes))
+                tables.add((columns.label, columns.classes, columns.text))
                 wanted = [f"{columns.image}.path"] if columns.has_path else []
-                wanted += [columns.label] if columns.label else []
+                wanted += [name for name in (columns.label, columns.text) if name]
                 if not wanted:
                     texts += map(str, range(len(texts), len(texts) + file.metadata.num_rows))
                     continue
@@ -66,10 +72,13 @@ class ParquetSource:
                     given = batch.column(columns.image).field("path").to_pylist() if columns.has_path else []
                     texts += [text or str(first + i) for i, text in enumerate(given or [None] * batch.num_rows)]
                     labels += batch.column(columns.label).to_pylist() if columns.label else []
+                    captions += batch.column(columns.text).to_pylist() if columns.text else []
         if len(tables) > 1:
-            raise InputError(f"{self.name}: its files differ in their label column or class names; give them one by one")
-        _, classes = tables.pop()
-        return _rows(texts, labels, classes, self.name)
+            what = "label column or class names" if len({table[:2] for table in tables}) > 1 else "column of captions"
+            raise InputError(f"{self.name}: its files differ in their {what}; give them one by one")
+        _, classes, text = tables.pop()
+        rows = _rows(texts, labels, classes, self.name)
+        return rows if text is None else replace(rows, texts=as_texts(captions, len(rows), f"{self.name}: the column {text!r}"))
 
     def stamp(self) -> Iterator[str]:
         for path in self._paths:
@@ -126,7 +135,7 @@ def _columns(schema: Any, path: Path) -> _Columns:
     import pyarrow.types as types
 
     features = _features(schema.metadata)
-    images, labels = {}, []
+    images, labels, texts = {}, [], []
     for field in schema:
         if types.is_binary(field.type) or types.is_large_binary(field.type):
             images[field.name] = False
@@ -135,6 +144,10 @@ def _columns(schema: Any, path: Path) -> _Columns:
         value = field.type.value_type if types.is_dictionary(field.type) else field.type
         if types.is_integer(value) or types.is_string(value) or types.is_large_string(value):
             labels.append(field.name)
+        if types.is_list(value) or types.is_large_list(value):
+            value = value.value_type
+        if types.is_string(value) or types.is_large_string(value):
+            texts.append(field.name)
     image = _choose(list(images), _kind(features, "Image"), _IMAGE) or (next(iter(images)) if len(images) == 1 else None)
     if image is None:
         raise InputError(
@@ -143,7 +156,8 @@ def _columns(schema: Any, path: Path) -> _Columns:
         )
     label = _choose(labels, _kind(features, "ClassLabel"), _LABEL)
     names = features.get(label, {}).get("names") if label else None
-    return _Columns(image, images[image], label, tuple(map(str, names)) if isinstance(names, list) else None)
+    text = _choose([name for name in texts if name != label], [], COLUMNS)
+    return _Columns(image, images[image], label, tuple(map(str, names)) if isinstance(names, list) else None, text)
 
 
 def _choose(columns: list[str], marked: list[str], usual: Sequence[str]) -> str | None:

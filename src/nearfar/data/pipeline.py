@@ -102,7 +102,7 @@ def build(
         rows = _without(rows, [row for row, _ in bad])
     if len(images) != len(rows):
         raise InputError(f"{source.name} has {len(rows):,} rows, but {len(images):,} images; it changed while it was read")
-    return ImageSet(images, rows.labels, rows.classes, rows.ids, source.name, tuple(reason for _, reason in bad))
+    return ImageSet(images, rows.labels, rows.classes, rows.ids, source.name, tuple(reason for _, reason in bad), rows.texts)
 
 
 def in_order(work: Callable[[Given], Made], items: Iterable[Given], threads: int) -> Generator[Made, None, None]:
@@ -235,7 +235,12 @@ def _decode_chunk(chunk: list[Encoded], first: int, form: Form, target: Target, 
 def _without(rows: Rows, bad: list[int]) -> Rows:
     keep = np.ones(len(rows), dtype=bool)
     keep[bad] = False
-    return replace(rows, ids=rows.ids[keep], labels=None if rows.labels is None else rows.labels[keep])
+    return replace(
+        rows,
+        ids=rows.ids[keep],
+        labels=None if rows.labels is None else rows.labels[keep],
+        texts=None if rows.texts is None else rows.texts.take(np.flatnonzero(keep).tolist()),
+    )
 
 
 def _key(source: Source, form: Form, skip_bad: bool) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfar.data.imageset import Ids, Images, ImageSet, class_order, text_ids
+from nearfar.data.texts import Texts
 from nearfar.errors import InputError
 
 # One encoded image: what messages call it, and its path (str) or content (bytes).
@@ -43,11 +44,13 @@ class Rows:
         ids: [N] unique texts.
         labels: int64 [N] positions in ``classes``, or None.
         classes: class names, in order.
+        texts: captions of each row, or None.
     """
 
     ids: Ids
     labels: npt.NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
+    texts: Texts | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -119,7 +122,7 @@ class ArraySource:
 
 
 class JoinedSource:
-    """Several sources as one, in order; labelled when all of them are.
+    """Several sources as one, in order; labelled when all of them are, and captioned likewise.
 
     Args:
         parts: (text that is put before the ids, or "", source).
@@ -140,7 +143,13 @@ class JoinedSource:
         same = [part.renumbered(classes).labels for part in parts]
         labels = [numbers for numbers in same if numbers is not None]
         labelled = len(labels) == len(parts)
-        return Rows(text_ids(texts), np.concatenate(labels) if labelled else None, classes if labelled else ())
+        captions = [part.texts for part in parts if part.texts is not None]
+        return Rows(
+            text_ids(texts),
+            np.concatenate(labels) if labelled else None,
+            classes if labelled else (),
+            Texts(itertools.chain.from_iterable(captions)) if len(captions) == len(parts) else None,
+        )
 
     def stamp(self) -> Iterator[str]:
         return itertools.chain.from_iterable(part.stamp() for part in self._parts)
