@@ -41,9 +41,20 @@ class HeadLoss(Loss):
         weight, bias = (value.detach().cpu().numpy().copy() for value in (self.linear.weight, self.linear.bias))
         return Head(weight, bias, tuple(classes))
 
+    def adds_up(self) -> bool:
+        """As the loss of scores."""
+        return self.loss.adds_up()
+
+    def combine(self, sums: Tensor) -> Tensor:
+        """As the loss of scores."""
+        return self.loss.combine(sums)
+
     def _loss(self, batch: Batch) -> Tensor:
         value: Tensor = self.loss(self._scores(batch.z), batch.labels)
         return value
+
+    def _sums(self, batch: Batch) -> tuple[Tensor, ...]:
+        return self.loss.sums(self._scores(batch.z), batch.labels).unbind()
 
     def _scores(self, z: Tensor) -> Tensor:
         return F.linear(z, self.linear.weight.to(z.dtype), self.linear.bias.to(z.dtype))

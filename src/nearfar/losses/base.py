@@ -88,6 +88,12 @@ class Loss(nn.Module):
     goes_both_ways: ClassVar[bool] = False
     """Given keys it compares them with the rows, too: swapping equally many rows and keys changes nothing."""
 
+    def adds_up(self) -> bool:
+        """Whether `sums` and `combine` exist: the loss comes from sums over the rows of ``z``, each of which may be added up
+        in parts by several processes.
+        """
+        return False
+
     def forward(
         self,
         z: Tensor,
@@ -110,15 +116,47 @@ class Loss(nn.Module):
         Raises:
             InputError: shapes or types that do not fit, values that are not finite, rows that are not unit rows.
         """
+        batch = self._check(z, labels, keys, key_labels, key_offset)
+        # Tiles and sums are exact only in the type of the batch: autocast would make the products bfloat16.
+        with torch.autocast(device_type=z.device.type, enabled=False):
+            return self._loss(batch)
+
+    def sums(
+        self,
+        z: Tensor,
+        labels: Tensor,
+        keys: Tensor | None = None,
+        key_labels: Tensor | None = None,
+        *,
+        key_offset: int | None = None,
+    ) -> Tensor:
+        """What the loss is made of, float64 ``[S]``: sums over the rows of ``z``, which `combine` turns into the loss.
+
+        Where the rows of a batch are shared out, the sums of the parts add up to those of the whole. Arguments and errors
+        are those of the loss itself.
+        """
+        batch = self._check(z, labels, keys, key_labels, key_offset)
+        with torch.autocast(device_type=z.device.type, enabled=False):
+            return stacked(self._sums(batch))
+
+    def combine(self, sums: Tensor) -> Tensor:
+        """The loss, a scalar in float64, from the sums over all rows ``[S]``: most often a total over a count."""
+        total, count = sums
+        return total / count.clamp_min(1.0)
+
+    def pair_sums(self, a: Tensor, b: Tensor, same: Tensor) -> Tensor:
+        """As `sums`, over explicit pairs: a, b ``[M, D]``, same bool ``[M]``; for losses with ``takes_pairs``."""
+        raise NotImplementedError
+
+    def _check(
+        self, z: Tensor, labels: Tensor, keys: Tensor | None, key_labels: Tensor | None, key_offset: int | None
+    ) -> Batch:
         if not self.takes_keys and (keys is not None or key_labels is not None):
             raise InputError(
                 f"{type(self).__name__} was given keys, but it compares z with weights of its own or within the batch; "
                 "call it with z and labels alone"
             )
-        batch = check_batch(z, labels, keys, key_labels, key_offset, unit=self.needs_unit_rows)
-        # Tiles and sums are exact only in the type of the batch: autocast would make the products bfloat16.
-        with torch.autocast(device_type=z.device.type, enabled=False):
-            return self._loss(batch)
+        return check_batch(z, labels, keys, key_labels, key_offset, unit=self.needs_unit_rows)
 
     @torch.no_grad()
     def active(self, z: Tensor, labels: Tensor) -> dict[str, float]:
@@ -138,12 +176,27 @@ class Loss(nn.Module):
         return {}
 
     def _loss(self, batch: Batch) -> Tensor:
+        return self.combine(stacked(self._sums(batch))).to(batch.z.dtype)
+
+    def _sums(self, batch: Batch) -> Sequence[Tensor]:
         raise NotImplementedError
 
     def extra_repr(self) -> str:
         """Show the plain settings, so that a printed loss can be typed in again."""
         settings = {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "training"}
         return ", ".join(f"{name}={value!r}" for name, value in settings.items())
+
+
+class RowLoss(Loss):
+    """A loss that comes from sums over rows; it defines ``_sums``, and ``combine`` where it is not a total over a count."""
+
+    def adds_up(self) -> bool:
+        return True
+
+
+def stacked(sums: Sequence[Tensor]) -> Tensor:
+    """Scalars of any type as float64 ``[S]``: counts stay exact."""
+    return torch.stack([value.double() for value in sums])
 
 
 def shares(flags: Tensor, **kinds: Tensor) -> dict[str, float]:

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nearfar.losses.base import Batch, Loss, check_pairs, choice, number, shares, zero
+from nearfar.losses.base import Batch, RowLoss, check_pairs, choice, number, shares, stacked, zero
 from nearfar.losses.distances import negative_hinges, positive_squares, squared_products
 from nearfar.losses.mining import distances
 from nearfar.losses.tiled import positive_sums
 
 
-class ContrastiveLoss(Loss):
+class ContrastiveLoss(RowLoss):
     """Margin loss on distances: one class pulls together, two classes push apart until the margin.
 
     With h the squared Euclidean distance of a pair, d = sqrt(h), m the margin and w the weight, the mean over pairs of
@@ -48,10 +48,13 @@ class ContrastiveLoss(Loss):
 
     def pairs(self, a: Tensor, b: Tensor, same: Tensor) -> Tensor:
         """Return the mean over pairs of rows: a, b ``[M, D]``, same bool ``[M]``."""
+        return self.combine(self.pair_sums(a, b, same)).to(torch.promote_types(a.dtype, torch.float32))
+
+    def pair_sums(self, a: Tensor, b: Tensor, same: Tensor) -> Tensor:
+        """The sum over pairs and their number, float64 ``[2]``."""
         a, b, same = check_pairs(a, b, same)
-        if not len(a):
-            return zero(a, b)
-        return self._each((a - b).square().sum(1), same).mean()
+        each = self._each((a - b).square().sum(1), same)
+        return stacked((each.sum(), a.new_tensor(len(a))))
 
     @torch.no_grad()
     def active_pairs(self, a: Tensor, b: Tensor, same: Tensor) -> dict[str, float]:
@@ -72,13 +75,13 @@ class ContrastiveLoss(Loss):
         distance = torch.where(apart, squared, torch.ones_like(squared)).sqrt() * apart
         return self.weight * torch.where(same, squared, (self.margin - distance).clamp_min(0.0).square())
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         near = positive_squares(batch)
         far = negative_hinges(batch, self.margin, squared=self.distance == "squared")
-        return ((near + far) * (self.weight / max(batch.pairs, 1))).to(batch.z.dtype)
+        return self.weight * (near + far), near.new_tensor(batch.pairs)
 
 
-class CosineMSELoss(Loss):
+class CosineMSELoss(RowLoss):
     """Mean squared error between the cosine similarity of a pair and 1 (one class) or 0 (two classes).
 
     The mean over pairs of (cos - same)^2. Lengths below ``eps`` count as ``eps``, so that a zero row has cosine 0.
@@ -92,15 +95,17 @@ class CosineMSELoss(Loss):
 
     def pairs(self, a: Tensor, b: Tensor, same: Tensor) -> Tensor:
         """Return the mean over pairs of rows: a, b ``[M, D]``, same bool ``[M]``."""
-        a, b, same = check_pairs(a, b, same)
-        if not len(a):
-            return zero(a, b)
-        cosine = (F.normalize(a, dim=1, eps=self.eps) * F.normalize(b, dim=1, eps=self.eps)).sum(1)
-        return (cosine - same.to(cosine.dtype)).square().mean()
+        return self.combine(self.pair_sums(a, b, same)).to(torch.promote_types(a.dtype, torch.float32))
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def pair_sums(self, a: Tensor, b: Tensor, same: Tensor) -> Tensor:
+        """The sum over pairs and their number, float64 ``[2]``."""
+        a, b, same = check_pairs(a, b, same)
+        cosine = (F.normalize(a, dim=1, eps=self.eps) * F.normalize(b, dim=1, eps=self.eps)).sum(1)
+        return stacked(((cosine - same.to(cosine.dtype)).square().sum(), a.new_tensor(len(a))))
+
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if not batch.pairs:
-            return zero(batch.z, batch.keys)
+            return zero(batch.z, batch.keys), batch.z.new_zeros(())
         unit = F.normalize(batch.z, dim=1, eps=self.eps)
         keys = unit if batch.symmetric else F.normalize(batch.keys, dim=1, eps=self.eps)
         batch = replace(batch, z=unit, keys=keys)
@@ -108,4 +113,4 @@ class CosineMSELoss(Loss):
         near = positive_sums(batch).double().sum()
         total = squared_products(batch) - 2.0 * near + batch.positive_counts().sum()
         # Where every cosine is right the terms cancel, to something that rounding may put just below 0.
-        return (total + (total.clamp_min(0.0) - total).detach()).div(batch.pairs).to(unit.dtype)
+        return total + (total.clamp_min(0.0) - total).detach(), total.new_tensor(batch.pairs)

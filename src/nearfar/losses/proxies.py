@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nearfar.errors import InputError
-from nearfar.losses.base import Batch, Loss, number, temperature_of, whole
+from nearfar.losses.base import Batch, RowLoss, number, temperature_of, whole
 
 
-class CrossEntropyLoss(Loss):
+class CrossEntropyLoss(RowLoss):
     """Cross-entropy of class scores: mean over rows of  -log softmax(z_i)[y].
 
     ``z`` is class scores ``[B, classes]``, as the last layer of a classifier gives them.
@@ -34,9 +34,15 @@ class CrossEntropyLoss(Loss):
         super().__init__()
         self.label_smoothing = number("label_smoothing", label_smoothing, low=0.0, high=0.999, usual="0 to 0.2 is usual")
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         check_classes(batch.labels, batch.z.shape[1], f"z has {batch.z.shape[1]} columns, one a class")
-        return F.cross_entropy(batch.z, batch.labels, label_smoothing=self.label_smoothing)
+        return _cross_entropy(batch.z, batch.labels, label_smoothing=self.label_smoothing)
+
+
+def _cross_entropy(scores: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The sum over rows and their number."""
+    total = F.cross_entropy(scores, labels, label_smoothing=label_smoothing, reduction="sum")
+    return total, total.new_tensor(len(scores))
 
 
 def check_classes(labels: Tensor, classes: int, why: str) -> None:
@@ -47,7 +53,7 @@ def check_classes(labels: Tensor, classes: int, why: str) -> None:
         raise InputError(f"labels has {wrong}; {why}, so labels must lie in 0..{classes - 1}")
 
 
-class ProxyLoss(Loss):
+class ProxyLoss(RowLoss):
     """A loss with ``centres`` weights for each of ``classes`` classes, in ``dim`` dimensions."""
 
     needs_classes: ClassVar[bool] = True
@@ -80,8 +86,8 @@ class NormSoftmaxLoss(ProxyLoss):
         super().__init__(classes, dim)
         self.temperature = temperature_of(temperature)
 
-    def _loss(self, batch: Batch) -> Tensor:
-        return F.cross_entropy(self._cosines(batch) / self.temperature, batch.labels)
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return _cross_entropy(self._cosines(batch) / self.temperature, batch.labels)
 
 
 class CosFaceLoss(ProxyLoss):
@@ -99,10 +105,10 @@ class CosFaceLoss(ProxyLoss):
         self.margin = number("margin", margin, low=0.0, high=2.0, usual="0.2 to 0.4 is usual")
         self.scale = number("scale", scale, above=0.0, usual="16 to 64 is usual")
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         cosines = self._cosines(batch)
         own = F.one_hot(batch.labels, self.classes).to(cosines.dtype)
-        return F.cross_entropy(self.scale * (cosines - self.margin * own), batch.labels)
+        return _cross_entropy(self.scale * (cosines - self.margin * own), batch.labels)
 
 
 class ArcFaceLoss(ProxyLoss):
@@ -122,17 +128,17 @@ class ArcFaceLoss(ProxyLoss):
         self.margin = number("margin", margin, low=0.0, high=math.pi / 2, usual="0.3 to 0.5 radians is usual")
         self.scale = number("scale", scale, above=0.0, usual="16 to 64 is usual")
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self._with_margin(self._cosines(batch), batch.labels)
 
-    def _with_margin(self, cosines: Tensor, labels: Tensor) -> Tensor:
+    def _with_margin(self, cosines: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         own = cosines.gather(1, labels[:, None])
         # The slope of the sine is infinite where row and proxy are one; from there on it is flat.
         sine = (1.0 - own.square()).clamp_min(1e-6).sqrt()
         turned = own * math.cos(self.margin) - sine * math.sin(self.margin)
         past = own < -math.cos(self.margin)
         turned = torch.where(past, own - self.margin * math.sin(self.margin), turned)
-        return F.cross_entropy(self.scale * cosines.scatter(1, labels[:, None], turned), labels)
+        return _cross_entropy(self.scale * cosines.scatter(1, labels[:, None], turned), labels)
 
 
 class SubCenterArcFaceLoss(ArcFaceLoss):
@@ -153,7 +159,7 @@ class SubCenterArcFaceLoss(ArcFaceLoss):
         self.centres = whole("centres", centres, low=1, usual="3 is usual")
         self.weight = nn.Parameter(torch.randn(classes * centres, dim))
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         cosines = self._cosines(batch).unflatten(1, (self.classes, self.centres)).amax(2)
         return self._with_margin(cosines, batch.labels)
 
@@ -174,11 +180,12 @@ class ProxyNCALoss(ProxyLoss):
         super().__init__(classes, dim)
         self.temperature = temperature_of(temperature)
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         scores = (2.0 * self._cosines(batch) - 2.0) / self.temperature
         own = batch.labels[:, None]
         others = scores.scatter(1, own, -torch.inf)
-        return (torch.logsumexp(others, 1) - scores.gather(1, own)[:, 0]).mean()
+        each = torch.logsumexp(others, 1) - scores.gather(1, own)[:, 0]
+        return each.sum(), each.new_tensor(len(each))
 
 
 class ProxyAnchorLoss(ProxyLoss):
@@ -199,6 +206,10 @@ class ProxyAnchorLoss(ProxyLoss):
         super().__init__(classes, dim)
         self.margin = number("margin", margin, low=0.0, high=1.0, usual="0.1 is usual")
         self.scale = number("scale", scale, above=0.0, usual="32 is usual")
+
+    def adds_up(self) -> bool:
+        """A proxy's logarithm is over all rows together."""
+        return False
 
     def _loss(self, batch: Batch) -> Tensor:
         cosines = self._cosines(batch)
@@ -246,15 +257,15 @@ class SoftTripleLoss(ProxyLoss):
         self.gamma = number("gamma", gamma, low=1e-3, high=1e3, usual="0.1 is usual")
         self.spread = number("spread", spread, low=0.0, usual="0.2 is usual")
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         cosines = self._cosines(batch).unflatten(1, (self.classes, self.centres))
         similarity = (torch.softmax(cosines / self.gamma, 2) * cosines).sum(2)
         own = F.one_hot(batch.labels, self.classes).to(similarity.dtype)
-        loss = F.cross_entropy(self.scale * (similarity - self.margin * own), batch.labels)
+        loss, rows = _cross_entropy(self.scale * (similarity - self.margin * own), batch.labels)
         if self.centres == 1 or not self.spread:
-            return loss
+            return loss, rows
         centres = F.normalize(self.weight.to(similarity.dtype), dim=1).unflatten(0, (self.classes, self.centres))
         first, second = torch.triu_indices(self.centres, self.centres, 1, device=centres.device)
         # A root with a finite slope at 0, where two centres have become one.
         apart = (centres[:, first] - centres[:, second]).square().sum(2).clamp_min(1e-10).sqrt()
-        return loss + self.spread * apart.mean()
+        return loss + rows * self.spread * apart.mean(), rows  # a part of it with every row

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nearfar.losses.base import Batch, Loss, choice, number, temperature_of, zero
+from nearfar.losses.base import Batch, RowLoss, choice, number, temperature_of, zero
 from nearfar.losses.dense import Dense, masked_logsumexp
 from nearfar.losses.mining import distances
 from nearfar.losses.tiled import Tiled, compare
 from nearfar.losses.tiles import Relation
 
 
-class InfoNCELoss(Loss):
+class InfoNCELoss(RowLoss):
     """InfoNCE: each positive against itself and all negatives (van den Oord, Li, Vinyals 2018).
 
     Mean over all pairs (i, p), p in P(i), of
@@ -39,10 +39,10 @@ class InfoNCELoss(Loss):
         super().__init__()
         self.temperature = temperature_of(temperature)
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         pairs = compare(batch)
         against = pairs.logsumexp(Relation.NEGATIVES, self.temperature)
-        return pairs.positive_softplus(against, self.temperature) / pairs.positives.sum().clamp_min(1)
+        return pairs.positive_softplus(against, self.temperature), pairs.positives.sum()
 
 
 class NTXentLoss(InfoNCELoss):
@@ -55,7 +55,7 @@ class NTXentLoss(InfoNCELoss):
         super().__init__(temperature=temperature)
 
 
-class SupConLoss(Loss):
+class SupConLoss(RowLoss):
     """Supervised contrastive loss (Khosla et al. 2020): all positives and negatives of a row in one softmax.
 
     With L_i = log sum over all a in P(i) and N(i) of e^(s_ia/tau), the mean over rows that have a positive of
@@ -73,32 +73,38 @@ class SupConLoss(Loss):
         self.temperature = temperature_of(temperature)
         self.mean = choice("mean", mean, ("outside", "inside"))
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if self.mean == "outside":
-            return mean_outside(batch, self.temperature)
+            return outside_sums(batch, self.temperature)
         pairs = compare(batch)
         # log(P + N) - log P as softplus(log N - log P): it keeps its digits where the positives outweigh the rest.
         near = pairs.logsumexp(Relation.POSITIVES, self.temperature)
         far = pairs.logsumexp(Relation.NEGATIVES, self.temperature)
         near = torch.where(pairs.positives > 0, near, 0.0)
         count = pairs.positives.clamp_min(1).to(batch.z.dtype)
-        return _mean_over_anchors(F.softplus(far - near, threshold=50.0) + count.log(), pairs.positives)
+        return _over_anchors(F.softplus(far - near, threshold=50.0) + count.log(), pairs.positives)
 
 
 def mean_outside(batch: Batch, temperature: float) -> Tensor:
     """The mean over rows with a positive of the mean over p in P(i) of (L_i - s_ip/temperature), as in `SupConLoss`."""
+    total, count = outside_sums(batch, temperature)
+    return total / count.clamp_min(1)
+
+
+def outside_sums(batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+    """The sum over rows with a positive of what `mean_outside` is the mean of, and their number."""
     pairs = compare(batch, by_label=False)
     count = pairs.positives.clamp_min(1).to(batch.z.dtype)
     everyone = pairs.logsumexp(Relation.OTHERS, temperature)
-    return _mean_over_anchors(everyone - pairs.positive_sums() / (count * temperature), pairs.positives)
+    return _over_anchors(everyone - pairs.positive_sums() / (count * temperature), pairs.positives)
 
 
-def _mean_over_anchors(each: Tensor, positives: Tensor) -> Tensor:
+def _over_anchors(each: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
     anchors = positives > 0
-    return torch.where(anchors, each, 0.0).sum() / anchors.sum().clamp_min(1)
+    return torch.where(anchors, each, 0.0).sum(), anchors.sum()
 
 
-class DCLLoss(Loss):
+class DCLLoss(RowLoss):
     """Decoupled contrastive loss (Yeh et al. 2022), for any number of positives.
 
     Mean over all pairs (i, p), p in P(i), of  -s_ip/tau + log sum over n in N(i) of e^(s_in/tau).
@@ -112,15 +118,21 @@ class DCLLoss(Loss):
         super().__init__()
         self.temperature = temperature_of(temperature)
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _sums(self, batch: Batch) -> tuple[Tensor, ...]:
+        return self._parts(batch)[:3]
+
+    def combine(self, sums: Tensor) -> Tensor:
+        """From what pushes, what pulls, and how many pairs there are."""
+        push, pull, count = sums
+        return (push - pull / self.temperature) / count.clamp_min(1.0)
+
+    def _parts(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Dense | Tiled, Tensor]:
         pairs = compare(batch)
         against = pairs.logsumexp(Relation.NEGATIVES, self.temperature)
         count = torch.where(pairs.negatives > 0, pairs.positives, 0)
         push = torch.where(count > 0, against * count, 0.0).sum()
-        return (push - self._pull(pairs, count) / self.temperature) / count.sum().clamp_min(1)
-
-    def _pull(self, pairs: Dense | Tiled, count: Tensor) -> Tensor:
-        return torch.where(count > 0, pairs.positive_sums(), 0.0).sum()
+        pull = torch.where(count > 0, pairs.positive_sums(), 0.0).sum()
+        return push, pull, count.sum(), pairs, count > 0
 
 
 class DCLWLoss(DCLLoss):
@@ -134,10 +146,16 @@ class DCLWLoss(DCLLoss):
         super().__init__(temperature=temperature)
         self.sigma = number("sigma", sigma, low=0.05, high=1e3, usual="0.5 is usual")
 
-    def _pull(self, pairs: Dense | Tiled, count: Tensor) -> Tensor:
-        power, product = pairs.pair_sum(Relation.POSITIVES, self._terms, by_row=count > 0)
-        mean = power / count.sum().clamp_min(1)
-        return 2.0 * super()._pull(pairs, count) - product / torch.where(count.any(), mean, 1.0)
+    def _sums(self, batch: Batch) -> tuple[Tensor, ...]:
+        push, pull, count, pairs, counted = self._parts(batch)
+        power, product = pairs.pair_sum(Relation.POSITIVES, self._terms, by_row=counted)
+        return push, pull, count, power, product
+
+    def combine(self, sums: Tensor) -> Tensor:
+        """As DCL, with the weights' sum and that of the weighted similarities."""
+        push, pull, count, power, product = sums
+        mean = torch.where(count > 0, power / count.clamp_min(1.0), 1.0)
+        return super().combine(torch.stack((push, 2.0 * pull - product / mean, count)))
 
     def _terms(self, cosine: Tensor, counted: Tensor) -> Tensor:
         # From 1 downwards, so that no sigma overflows; the factor e^(1/sigma) cancels.
@@ -145,7 +163,7 @@ class DCLWLoss(DCLLoss):
         return torch.stack((power, power * cosine))
 
 
-class NPairLoss(Loss):
+class NPairLoss(RowLoss):
     """N-pair loss: InfoNCE on plain products of rows of any length (Sohn 2016).
 
     Mean over all pairs (i, p), p in P(i), of  log(1 + sum over n in N(i) of e^(z_i . k_n - z_i . k_p)), plus ``l2`` times
@@ -159,16 +177,20 @@ class NPairLoss(Loss):
         super().__init__()
         self.l2 = number("l2", l2, low=0.0, usual="0.002 is usual")
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _sums(self, batch: Batch) -> tuple[Tensor, ...]:
         pairs = Dense(batch)
         against = pairs.logsumexp(Relation.NEGATIVES, 1.0)
-        terms = pairs.positive_softplus(against, 1.0) / pairs.positives.sum().clamp_min(1)
+        squares = batch.z.square().sum()
+        return pairs.positive_softplus(against, 1.0), pairs.positives.sum(), squares, squares.new_tensor(len(batch.z))
+
+    def combine(self, sums: Tensor) -> Tensor:
+        """From the pairs' sum and number, the squared lengths and the number of rows."""
+        terms, pairs, squares, rows = sums
         # Rows that take no part in a pair shall have no gradient.
-        some = (pairs.positives > 0).any()
-        return torch.where(some, terms + self.l2 * batch.z.square().sum(1).mean(), zero(batch.z, batch.keys))
+        return torch.where(pairs > 0, terms / pairs.clamp_min(1.0) + self.l2 * squares / rows.clamp_min(1.0), 0.0)
 
 
-class SNNLoss(Loss):
+class SNNLoss(RowLoss):
     """Soft nearest neighbour loss (Salakhutdinov, Hinton 2007; Frosst, Papernot, Hinton 2019).
 
     Mean over rows that have a positive of
@@ -183,12 +205,12 @@ class SNNLoss(Loss):
         super().__init__()
         self.temperature = temperature_of(temperature)
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if not len(batch.keys):
-            return zero(batch.z, batch.keys)
+            return zero(batch.z, batch.keys), batch.z.new_zeros(())
         scores = distances(batch).square() / -self.temperature
         positives = batch.positives()
         anchors = positives.any(1)
         near = torch.where(anchors, masked_logsumexp(scores, ~positives), 0.0)
         far = masked_logsumexp(scores, ~batch.negatives())
-        return torch.where(anchors, F.softplus(far - near, threshold=50.0), 0.0).sum() / anchors.sum().clamp_min(1)
+        return torch.where(anchors, F.softplus(far - near, threshold=50.0), 0.0).sum(), anchors.sum()

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nearfar.errors import InputError
-from nearfar.losses.base import Batch, Loss, check_batch, number, zero
+from nearfar.losses.base import Batch, Loss, RowLoss, check_batch, number, zero
 from nearfar.losses.softmax import mean_outside
 from nearfar.losses.tiled import compare
 from nearfar.losses.tiles import Relation
@@ -77,7 +77,7 @@ class CLIPLoss(Loss):
         return (there + mean_outside(back, temperature)) / 2.0
 
 
-class SigLIPLoss(Loss):
+class SigLIPLoss(RowLoss):
     """Sigmoid loss: every pair is a yes-or-no question of its own (Zhai, Mustafa, Kolesnikov, Beyer 2023).
 
     With x_ij = t * cos(i, j) + b, the sum over all pairs of log(1 + e^(-x)) for one class and log(1 + e^x) for two,
@@ -98,12 +98,12 @@ class SigLIPLoss(Loss):
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.bias = nn.Parameter(torch.tensor(number("bias", bias, low=-1e3, high=1e3, usual="-10 is usual")))
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         pairs = compare(batch)
         scale, bias = self.log_scale.exp().to(batch.z.dtype), self.bias.to(batch.z.dtype)
         near = pairs.pair_sum(Relation.POSITIVES, _miss_of_positive, scale, bias)
         far = pairs.pair_sum(Relation.NEGATIVES, _miss_of_negative, scale, bias)
-        return (near + far) / len(batch.z)
+        return near + far, near.new_tensor(len(batch.z))
 
 
 def of_towers(

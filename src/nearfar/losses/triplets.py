@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nearfar.errors import InputError
-from nearfar.losses.base import Batch, Loss, choice, number, shares, temperature_of, zero
+from nearfar.losses.base import Batch, Loss, RowLoss, choice, number, shares, temperature_of, zero
 from nearfar.losses.dense import masked_logsumexp
 from nearfar.losses.mining import distances, mine
 
@@ -21,7 +21,7 @@ _Mining = Literal["all", "hard", "semi-hard", "easy-positive", "distance-weighte
 _MINING = ("all", "hard", "semi-hard", "easy-positive", "distance-weighted")
 
 
-class TripletLoss(Loss):
+class TripletLoss(RowLoss):
     """Triplet loss: a positive shall be nearer than a negative, by a margin (Schroff, Kalenichenko, Philbin 2015).
 
     Mean over triplets of max(0, d_ap - d_an + margin), or of log(1 + e^(d_ap - d_an)) with ``soft_margin`` (Hermans,
@@ -59,9 +59,13 @@ class TripletLoss(Loss):
         self.soft_margin = soft_margin
         self.distance = choice("distance", distance, ("euclidean", "squared"))
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def adds_up(self) -> bool:
+        """Not where negatives are drawn: what is drawn depends on all rows there are."""
+        return self.mining != "distance-weighted"
+
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if not len(batch.keys):
-            return zero(batch.z, batch.keys)
+            return zero(batch.z, batch.keys), batch.z.new_zeros(())
         plain = distances(batch)
         distance = plain if self.distance == "euclidean" else plain.square()
         if self.mining == "all":
@@ -76,7 +80,7 @@ class TripletLoss(Loss):
         anchors, positives, negatives = mine(self.mining, batch, plain)
         gap = distance[anchors, positives] - distance[anchors, negatives]
         each = F.softplus(gap, threshold=50.0) if self.soft_margin else (gap + self.margin).clamp_min(0.0)
-        return each.sum() / max(len(each), 1)
+        return each.sum(), each.new_tensor(len(each))
 
     def _active(self, batch: Batch) -> dict[str, float]:
         if self.soft_margin:
@@ -100,19 +104,19 @@ class TripletLoss(Loss):
         ordered = distance.masked_fill(~batch.negatives(), float("inf")).sort(1).values
         return ordered, torch.searchsorted(ordered.detach(), reach.detach().contiguous()) * batch.positives()
 
-    def _all_hinge(self, batch: Batch, distance: Tensor) -> Tensor:
+    def _all_hinge(self, batch: Batch, distance: Tensor) -> tuple[Tensor, Tensor]:
         """All triplets at once: the negatives of a row that break a margin are a prefix of those sorted by distance."""
         reach = distance + self.margin
         ordered, broken = self._broken(batch, distance, reach)
         sums = F.pad(torch.where(torch.isfinite(ordered), ordered, 0.0).cumsum(1), (1, 0))
         total = torch.where(broken > 0, broken * reach - sums.gather(1, broken), 0.0).sum()
-        return total / broken.sum().clamp_min(1)
+        return total, broken.sum()
 
-    def _all_soft(self, batch: Batch, distance: Tensor) -> Tensor:
+    def _all_soft(self, batch: Batch, distance: Tensor) -> tuple[Tensor, Tensor]:
         anchors, positives = batch.positives().nonzero(as_tuple=True)
         negatives = batch.negatives()[anchors]
         gap = distance[anchors, positives, None] - distance[anchors]
-        return F.softplus(gap, threshold=50.0).masked_fill(~negatives, 0.0).sum() / negatives.sum().clamp_min(1)
+        return F.softplus(gap, threshold=50.0).masked_fill(~negatives, 0.0).sum(), negatives.sum()
 
 
 class LiftedStructureLoss(Loss):
@@ -145,7 +149,7 @@ class LiftedStructureLoss(Loss):
         return each.sum() / (~none.all(1)).sum().clamp_min(1)
 
 
-class MultiSimilarityLoss(Loss):
+class MultiSimilarityLoss(RowLoss):
     """Multi-similarity loss (Wang, Han, Huang, Dong, Scott 2019), with the paper's mining.
 
     Mean over rows of  log(1 + sum over P(i) of e^(-alpha (s_ip - base))) / alpha
@@ -180,17 +184,17 @@ class MultiSimilarityLoss(Loss):
         farthest = seen.masked_fill(~positives, torch.inf).amin(1, keepdim=True)
         return positives & (seen - self.epsilon < nearest), negatives & (seen + self.epsilon > farthest)
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if not len(batch.keys):
-            return zero(batch.z, batch.keys)
+            return zero(batch.z, batch.keys), batch.z.new_zeros(())
         cosine = batch.z @ batch.keys.T
         positives, negatives = self._mined(batch, cosine.detach())
         near = F.softplus(masked_logsumexp(-self.alpha * (cosine - self.base), ~positives), threshold=50.0)
         far = F.softplus(masked_logsumexp(self.beta * (cosine - self.base), ~negatives), threshold=50.0)
-        return (near / self.alpha + far / self.beta).mean()
+        return (near / self.alpha + far / self.beta).sum(), near.new_tensor(len(near))
 
 
-class CircleLoss(Loss):
+class CircleLoss(RowLoss):
     """Circle loss: every similarity is pulled as hard as it is off its mark (Sun et al. 2020).
 
     Mean over rows with positives and negatives of
@@ -209,9 +213,9 @@ class CircleLoss(Loss):
         self.margin = number("margin", margin, low=0.0, high=1.0, usual="0.25 to 0.4 is usual")
         self.scale = number("scale", scale, above=0.0, usual="80 to 256 is usual")
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if not len(batch.keys):
-            return zero(batch.z, batch.keys)
+            return zero(batch.z, batch.keys), batch.z.new_zeros(())
         cosine = batch.z @ batch.keys.T
         positives, negatives = batch.positives(), batch.negatives()
         pull = (1.0 + self.margin - cosine.detach()).clamp_min(0.0)
@@ -220,10 +224,10 @@ class CircleLoss(Loss):
         far = masked_logsumexp(self.scale * push * (cosine - self.margin), ~negatives)
         anchors = positives.any(1) & negatives.any(1)
         both = torch.where(anchors, near, 0.0) + torch.where(anchors, far, 0.0)
-        return torch.where(anchors, F.softplus(both, threshold=50.0), 0.0).sum() / anchors.sum().clamp_min(1)
+        return torch.where(anchors, F.softplus(both, threshold=50.0), 0.0).sum(), anchors.sum()
 
 
-class SmoothAPLoss(Loss):
+class SmoothAPLoss(RowLoss):
     """Smooth-AP: one minus average precision, with ranks made differentiable (Brown, Xie, Kalogeiton, Zisserman 2020).
 
     The rank of positive p of row i among a set is 1 plus the sum over the set's other members j of
@@ -240,17 +244,17 @@ class SmoothAPLoss(Loss):
         super().__init__()
         self.temperature = temperature_of(temperature)
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         cosine = batch.z @ batch.keys.T
         positives, negatives = batch.positives(), batch.negatives()
         anchors, partners = positives.nonzero(as_tuple=True)
         if not len(anchors):
-            return zero(batch.z, batch.keys)
+            return zero(batch.z, batch.keys), batch.z.new_zeros(())
         before = torch.sigmoid((cosine[anchors] - cosine[anchors, partners, None]) / self.temperature)
         # A positive is not before itself: the sigmoid of 0 is taken off again.
         among_positives = 0.5 + (before * positives[anchors]).sum(1)
         among_all = among_positives + (before * negatives[anchors]).sum(1)
         precision = among_positives / among_all
         by_row = torch.zeros_like(cosine[:, 0]).index_add(0, anchors, precision / positives.sum(1)[anchors])
-        has = positives.any(1)
-        return 1.0 - by_row.sum() / has.sum()
+        has = positives.any(1).sum()
+        return has - by_row.sum(), has
