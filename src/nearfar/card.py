@@ -49,12 +49,10 @@ def card(config: dict[str, Any], metrics: dict[str, Any] | None) -> str:
         "## What it is",
         "",
         f"- Input: {channels} images, resized to {size[0]} x {size[1]} pixels.",
-        "- Trained on "
+        ("- Its index is of " if training.get("learned") is False else "- Trained on ")
         + (f"{_code(data.get('source', 'images'))}: {train['images']:,} images" if "images" in train else "images")
         + (f" of {train.get('classes', len(classes)):,} classes ({shown})." if classes else " without labels."),
-        f"- Encoder {_code(recipe['encoder']['kind'])}, loss {_code(recipe['loss']['kind'])}, "
-        f"{recipe['train']['epochs']} epochs, seed {config['seed']}"
-        + (f", {training['seconds']:.1f} s of training." if "seconds" in training else "."),
+        _how(config),
         *_began(config),
         f"- Near and far are meant by {recipe['evaluate']['metric']} "
         + ("distance." if recipe["evaluate"]["metric"] == "euclidean" else "similarity."),
@@ -88,16 +86,34 @@ def card(config: dict[str, Any], metrics: dict[str, Any] | None) -> str:
     return "\n".join(lines)
 
 
+def _how(config: dict[str, Any]) -> str:
+    """By what it was trained, for how long."""
+    recipe, training = config["recipe"], config.get("training", {})
+    encoder = f"- Encoder {_code(recipe['encoder']['kind'])}"
+    if training.get("learned") is False:
+        return f"{encoder}, taken as it is: nothing was trained."
+    took = f", {training['seconds']:.1f} s of training." if "seconds" in training else "."
+    return f"{encoder}, loss {_code(recipe['loss']['kind'])}, {recipe['train']['epochs']} epochs, seed {config['seed']}{took}"
+
+
 def _began(config: dict[str, Any]) -> list[str]:
-    """Which run's encoder training began with, and what for."""
-    start = config.get("start")
+    """Whose weights and which run's encoder training began with, and what for."""
+    start, weights, lines = config.get("start"), config.get("training", {}).get("weights"), []
+    if isinstance(weights, dict):
+        origin = "their published file" if weights.get("weights") == "pretrained" else "a file"
+        licence = "not known to timm" if weights.get("license") is None else _code(weights["license"])
+        frozen = " and are frozen" if config["recipe"]["encoder"].get("frozen") else ""
+        lines.append(
+            f"- The first weights were timm's {_code(weights.get('model'))}, from {origin} (SHA-256 "
+            f"{_code(str(weights.get('sha256'))[:12])}){frozen}; their licence: {licence}."
+        )
     if not isinstance(start, dict):
-        return []
+        return lines
     done = {
         "linear": "left as it was; a linear classifier was trained on it",
         "finetune": "trained further, together with a linear classifier on it",
     }.get(config["recipe"]["train"].get("mode", ""), "trained further")
-    return [f"- The encoder is that of the run {_code(start.get('run'))}, {done}."]
+    return [*lines, f"- The encoder is that of the run {_code(start.get('run'))}, {done}."]
 
 
 def _measured(metrics: dict[str, Any]) -> list[tuple[str, str, str, float]]:

@@ -14,14 +14,14 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from nearfar import runs, trained
+from nearfar import runs, trained, weights
 from nearfar.card import write_card
 from nearfar.data import ImageSet, load_images
 from nearfar.errors import InputError
 from nearfar.inference import embed, embed_pixels, find_device, for_inference
 from nearfar.opening import check_block
 from nearfar.params import Params
-from nearfar.parts import build_encoder_for, check
+from nearfar.parts import build_encoder_for, check, learns_nothing
 from nearfar.progress import Watcher
 from nearfar.recipe import Recipe, load_recipe
 from nearfar.splits import cut
@@ -136,6 +136,11 @@ class Embedder(Params):
         self._ready = None
         self.history_ = fitted.history
         self.training_.update(seconds=fitted.seconds, images_per_second=fitted.images_per_second, precision=fitted.precision)
+        if learns_nothing(self.recipe_):
+            self.training_["learned"] = False
+        origin = weights.origin(self.encoder_) if start is None else weights.origin_of(Path(str(self.start)))
+        if origin is not None:
+            self.training_["weights"] = origin
         return self
 
     def check(self, train: ImageSet) -> nn.Module | None:
@@ -188,7 +193,8 @@ class Embedder(Params):
         return self.fit(X, y).transform(X)
 
     def untrained(self) -> nn.Module:
-        """An encoder of the same shape with the random weights of this seed, which training begins with (without ``start``)."""
+        """An encoder of the same shape with the random weights of this seed, which training begins with unless others are
+        named (``start``, ``encoder.weights``)."""
         self._require_fitted()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(self.seed, 0))

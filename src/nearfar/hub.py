@@ -145,6 +145,20 @@ def fetch(
     return Path(there)
 
 
+def fetch_file(repo_id: str, name: str, *, instead: str) -> Path:
+    """The file ``name`` of any model on the hub, from the cache where it is there; ``instead``: what else could be done.
+
+    Raises:
+        InputError: as `fetch`; or the model has no such file.
+    """
+    hub = _hub()
+    found = hub.try_to_load_from_cache(_checked(repo_id), name)  # without a word to the hub where it was fetched before
+    if isinstance(found, str):
+        return Path(found)
+    with explained(repo_id, instead=instead):
+        return Path(hub.hf_hub_download(repo_id, name))
+
+
 def push_model(model: Embedder, repo_id: str, **options: Any) -> str:
     """Upload an `Embedder` alone, without index and figures; ``options`` and errors are those of `push`.
 
@@ -173,7 +187,7 @@ def own_files(folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def explained(repo_id: str, revision: str | None = None) -> Iterator[None]:
+def explained(repo_id: str, revision: str | None = None, *, instead: str = "give a local run folder") -> Iterator[None]:
     """Turn what the hub and the way there may answer into one line.
 
     Raises:
@@ -195,7 +209,7 @@ def explained(repo_id: str, revision: str | None = None) -> Iterator[None]:
         raise InputError(_bad_name(repo_id)) from error
     except errors.LocalEntryNotFoundError:
         raise InputError(
-            f"{repo_id} is not in the cache, and {host} was not asked or cannot be reached; connect, or give a local run folder"
+            f"{repo_id} is not in the cache, and {host} was not asked or cannot be reached; connect, or {instead}"
         ) from None
     except errors.OfflineModeIsEnabled:
         raise InputError(f"{host} is not asked for {repo_id}, since HF_HUB_OFFLINE is set; unset it") from None

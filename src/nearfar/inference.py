@@ -14,11 +14,12 @@ from nearfar.memory import keep_freed_memory
 from nearfar.opening import check_finite
 from nearfar.recipe import DataSection
 
+_NUMBERS = 1 << 23  # of pixels in a batch at most: 512 of 64 x 64 in colour, 55 of 224 x 224, whose layers need the more memory
 BATCH = 512  # images embedded at once: from 256 on speed hardly changes, for 28 x 28 pixels and small nets (docs/speed.md)
 
 
 def embed(
-    encoder: nn.Module, images: ImageSet, section: DataSection, *, device: str = "cpu", batch_size: int = BATCH
+    encoder: nn.Module, images: ImageSet, section: DataSection, *, device: str = "cpu", batch_size: int | None = None
 ) -> np.ndarray:
     """Embed every image.
 
@@ -27,7 +28,7 @@ def embed(
         images: N images of the size and channels that the encoder was built for.
         section: the recipe's data section, whose mean and std turn pixels into numbers.
         device: where to compute.
-        batch_size: images at once.
+        batch_size: images at once; None: 512, or fewer where they are large.
 
     Returns:
         float32 [N, D].
@@ -35,6 +36,8 @@ def embed(
     Raises:
         InputError: an embedding is not finite: the weights are broken.
     """
+    if batch_size is None:
+        batch_size = max(1, min(BATCH, _NUMBERS // (images.channels * images.size[0] * images.size[1])))
     fast = for_inference(encoder, device)
     starts = range(0, len(images), batch_size)
     parts = [embed_pixels(fast, images.images[at : at + batch_size], section, device) for at in starts]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from nearfar import weights
 from nearfar.augment import Augment, normalize
 from nearfar.data import ImageSet
 from nearfar.encoders import UnitNorm, build_encoder, channels_last
@@ -43,6 +44,11 @@ def check(recipe: Recipe, train: ImageSet, *, seed: int, start: nn.Module | None
     Raises:
         InputError: the recipe does not fit the images.
     """
+    normalize(first_batch(recipe, train)[:1], recipe.data.mean, recipe.data.std)
+    if learns_nothing(recipe):
+        with torch.random.fork_rng(devices=[]):
+            begin_encoder(recipe, train, start)
+        return
     targets = training_targets(recipe, train, seed=seed)
     classes = targets.classes
     build_sampler(recipe, targets.labels, seed=seed, names=[train.classes[number] for number in classes])
@@ -55,7 +61,13 @@ def check(recipe: Recipe, train: ImageSet, *, seed: int, start: nn.Module | None
         raise InputError(
             "sampling.kind is 'views', but nothing changes an image, so that its views are all alike; add an [augment] section"
         )
-    normalize(first_batch(recipe, train)[:1], recipe.data.mean, recipe.data.std)
+
+
+def learns_nothing(recipe: Recipe) -> bool:
+    """Whether all of the encoder is frozen and nothing stands on it: its embedding is taken as it is."""
+    params = recipe.encoder.params
+    frozen = recipe.encoder.kind == "timm" and params.get("frozen") is True and not params.get("dim")
+    return frozen and recipe.train.mode == "embedding"
 
 
 def training_targets(recipe: Recipe, train: ImageSet, *, seed: int) -> Targets:
@@ -106,15 +118,17 @@ def build_encoder_for(recipe: Recipe, channels: int, size: tuple[int, int]) -> n
 
 
 def begin_encoder(recipe: Recipe, train: ImageSet, start: nn.Module | None) -> nn.Module:
-    """The recipe's encoder as training begins with it: with the weights of ``start``, or random ones.
+    """The recipe's encoder as training begins with it: with the weights of ``start``, those it names itself, or random ones.
 
     Raises:
-        InputError: ``start`` is missing where a head is to stand on it, or has another shape.
+        InputError: ``start`` is missing where a head is to stand on it, or has another shape; or weights are not at hand.
     """
     if start is None and recipe.train.mode != "embedding":
         raise InputError(f"train.mode is {recipe.train.mode!r}, which needs a trained encoder to begin with; give --from RUN")
     encoder = build_encoder_for(recipe, train.channels, train.size)
-    if start is not None:
+    if start is None:
+        weights.begin(encoder)
+    else:
         own, given = encoder.state_dict(), start.state_dict()
         odd = [name for name in own | given if name not in own or name not in given or own[name].shape != given[name].shape]
         if odd:

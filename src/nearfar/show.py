@@ -38,11 +38,12 @@ _WORST = 10  # label issues that are named on the screen
 
 def trained(result: Mapping[str, Any]) -> str:
     """What `verbs.train` returned."""
+    images = f"{result['images']:,} images " + (f"of {result['classes']:,} classes" if result["classes"] else "without labels")
+    speed = f"{result['epochs']} epochs in {result['train_seconds']:.1f} s ({result['images_per_second']:,.0f} images/s)"
     lines = [
-        f"trained {result['recipe']} on {result['images']:,} images "
-        + (f"of {result['classes']:,} classes, " if result["classes"] else "without labels, ")
-        + f"{result['epochs']} epochs in {result['train_seconds']:.1f} s "
-        f"({result['images_per_second']:,.0f} images/s)",
+        f"trained {result['recipe']} on {images}, {speed}"
+        if result["epochs"]
+        else f"nothing to learn in {result['recipe']}: its encoder is frozen; it embedded {images} as it is",
         f"run folder: {result['run']}",
         f"next: nearfar {'evaluate' if result['classes'] else 'search'} {result['run']}{'' if result['classes'] else ' IMAGE'}",
     ]

@@ -24,6 +24,7 @@ from nearfar.augment import Augment, normalize
 from nearfar.checkpoint import load_checkpoint, save_checkpoint
 from nearfar.data import ImageSet
 from nearfar.errors import InputError
+from nearfar.frozen import learned_weights, rest, rest_of, still
 from nearfar.gradcache import cached_step
 from nearfar.headloss import HeadLoss
 from nearfar.heads import Head
@@ -40,6 +41,7 @@ from nearfar.parts import (
     build_projector,
     build_sampler,
     first_batch,
+    learns_nothing,
     training_targets,
 )
 from nearfar.precision import choose_precision
@@ -47,6 +49,7 @@ from nearfar.progress import Silent, Speed, Watcher
 from nearfar.recipe import Recipe
 from nearfar.sampling import Batch
 from nearfar.validate import validation_figures
+from nearfar.weights import advice
 
 
 @dataclass
@@ -110,6 +113,8 @@ def fit(
     watcher = watcher or Silent()
     started = time.perf_counter()
     keep_freed_memory()
+    if learns_nothing(recipe):
+        return Fitted(begin_encoder(recipe, train, start).eval(), [], time.perf_counter() - started, 0.0, "float32")
     targets = training_targets(recipe, train, seed=seed)
     classes, told = targets.classes, targets.told
     sampler = build_sampler(recipe, targets.labels, seed=seed, names=[train.classes[number] for number in classes])
@@ -118,19 +123,20 @@ def fit(
         encoder = begin_encoder(recipe, train, start).to(device)
         loss = build_loss(recipe, encoder, train, classes=len(classes)).to(device)
         project = build_projector(recipe, encoder, train).to(device)
-    frozen = recipe.train.mode == "linear"  # then every image is embedded once, as it is, and only the head learns
-    learned = [*loss.parameters()] if frozen else [*encoder.parameters(), *project.parameters(), *loss.parameters()]
+    if start is None and (said := advice(encoder, recipe.data.mean, recipe.data.std)):
+        watcher.warn(said)
     augment = build("augment", Augment, recipe.augment)
-    optimizer = build_optimizer(
-        recipe.train, [] if frozen else [*encoder.parameters(), *project.parameters()], [*loss.parameters()]
-    )
+    fixed = still(recipe, encoder, augment)  # what every image passes once, as it is; the rest learns
+    weights = learned_weights(recipe, encoder, project)
+    learned = [*weights, *loss.parameters()]
+    optimizer = build_optimizer(recipe.train, weights, [*loss.parameters()])
     trained = nn.ModuleList([encoder, loss, project])
     average = copy.deepcopy(trained) if recipe.train.average else None
     modules: dict[str, nn.Module] = {"encoder": encoder, "loss": loss, "projector": project}
     modules |= {"average": average} if average is not None else {}
     mean, std = recipe.data.mean, recipe.data.std
 
-    position = Position(precision="float32" if frozen else recipe.train.precision)
+    position = Position(precision="float32" if fixed is not None else recipe.train.precision)
     if resume and checkpoint is not None and checkpoint.exists():
         kept = load_checkpoint(checkpoint, modules, optimizer)  # an earlier nearfar's may hold other things too
         position = Position(**{key: value for key, value in kept.items() if key in vars(Position())})
@@ -138,8 +144,11 @@ def fit(
         pixels = first_batch(recipe, train).to(device)
         position.precision, why = choose_precision(encoder, normalize(pixels, mean, std, channels_last=True))
         watcher.note(why)
-    points = torch.from_numpy(embed_all(encoder, train, recipe.data, device=device)).to(device) if frozen else None
-    held = embed_all(encoder, validation, recipe.data, device=device) if frozen and validation is not None else None
+    points = held = None
+    if fixed is not None:
+        points = torch.from_numpy(embed_all(fixed, train, recipe.data, device=device)).to(device)
+        if validation is not None:
+            held = torch.from_numpy(embed_all(fixed, validation, recipe.data, device=device)).to(device)
     before, saved, here = position.seconds, time.perf_counter(), 0
     generator = torch.Generator()
     total = torch.tensor(position.loss_sum, dtype=torch.float64, device=device)
@@ -155,13 +164,16 @@ def fit(
             save_checkpoint(checkpoint, modules, optimizer, vars(position))
 
     def embed(batch: Batch) -> Tensor:
-        if points is not None:
-            return points[torch.from_numpy(batch.rows).to(device)]
-        return forward(look(batch))
+        if points is None:
+            return forward(look(batch))
+        z: Tensor = project(rest(recipe, encoder)(points[torch.from_numpy(rows_of(batch)).to(device)]))
+        return z
+
+    def rows_of(batch: Batch) -> np.ndarray:
+        return batch.rows if batch.partners is None else np.concatenate([batch.rows, batch.partners])
 
     def look(batch: Batch) -> Tensor:
-        chosen = batch.rows if batch.partners is None else np.concatenate([batch.rows, batch.partners])
-        return augment(torch.from_numpy(train.images[chosen]), generator).to(device)
+        return augment(torch.from_numpy(train.images[rows_of(batch)]), generator).to(device)
 
     def forward(pixels: Tensor) -> Tensor:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=position.precision == "bfloat16"):
@@ -199,7 +211,7 @@ def fit(
         for epoch in range(position.epoch, -(-all_steps // whole)):
             plan = sampler.epoch(epoch).head(all_steps - epoch * whole)
             steps = len(plan)
-            encoder.train(not frozen)
+            encoder.train(recipe.train.mode != "linear")
             project.train()
             shown, speed = time.perf_counter(), Speed()
             for number in range(position.batch, steps):
@@ -249,8 +261,9 @@ def fit(
                 watcher.warn(warning["message"])
             if validation is not None:
                 judged, by, beyond = trained if average is None else average
+                z_held = None if held is None else rest_of(recipe, judged, held)
                 row["validation"] = validation_figures(
-                    judged, by, recipe, validation, classes, device=device, z=held, projector=beyond
+                    judged, by, recipe, validation, classes, device=device, z=z_held, projector=beyond
                 )
             row["seconds"] = round(elapsed(), 3)
             position.history.append(row)

@@ -69,12 +69,20 @@ def load(folder: Path) -> tuple[Recipe, nn.Module, dict[str, Any]]:
         raise InputError(f"{path} does not belong to {folder / CONFIG}: its hash differs; copy the run folder again")
     size, channels = config["input"]["size"], config["input"]["channels"]
     weights, _ = load_tensors(path)
+
+    def built() -> nn.Module:
+        return build_encoder(recipe.encoder.kind, channels=channels, size=(size[0], size[1]), **recipe.encoder.params)
+
     try:
         with torch.device("meta"):  # no memory is taken on the word of a config, only for weights that are there
-            encoder = build_encoder(recipe.encoder.kind, channels=channels, size=(size[0], size[1]), **recipe.encoder.params)
+            encoder = built()
     except (RuntimeError, OverflowError, MemoryError) as error:
         raise InputError(f"{folder / CONFIG} asks for a network that cannot be built: {str(error).splitlines()[0]}") from None
     load_weights(encoder, weights, path)
+    if any(one.is_meta for one in encoder.buffers()):  # what a layer works out when it is built, and keeps out of files
+        with torch.random.fork_rng(devices=[]):
+            encoder = built()
+        load_weights(encoder, weights, path)
     return recipe, channels_last(encoder).eval(), config
 
 

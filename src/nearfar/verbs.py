@@ -119,7 +119,7 @@ def train(
         "images": len(splits.train),
         "classes": len(present_classes(splits.train)),
         "skipped": list(splits.train.skipped),
-        "epochs": chosen.train.epochs,
+        "epochs": chosen.train.epochs if model.training_.get("learned", True) else 0.0,
         "train_seconds": model.training_["seconds"],
         "images_per_second": model.training_["images_per_second"],
     }

@@ -1,4 +1,4 @@
-"""Image batch -> vectors: the encoders of the reference systems and a small residual net.
+"""Image batch -> vectors: the encoders of the reference systems, a small residual net, and any model of timm.
 
 Knows shapes of images, never labels, losses or files. An encoder is an ``nn.Module`` from float images [B, C, H, W] to
 [B, dim]; its arguments are keyword-only, the numbers of its recipe.
@@ -18,6 +18,7 @@ from nearfar.encoders.fuse import fuse
 from nearfar.encoders.reference import MLP, Conv2, Conv3, Conv5, ResidualMLP
 from nearfar.encoders.resnet import SmallResNet
 from nearfar.encoders.summary import LayerSummary, format_summary, summary
+from nearfar.encoders.timm_model import TimmModel
 from nearfar.errors import InputError, did_you_mean
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "LayerSummary",
     "ResidualMLP",
     "SmallResNet",
+    "TimmModel",
     "UnitNorm",
     "build_encoder",
     "channels_last",
@@ -45,6 +47,7 @@ ENCODERS: dict[str, type[nn.Module]] = {
     "conv3": Conv3,
     "residual-mlp": ResidualMLP,
     "resnet": SmallResNet,
+    "timm": TimmModel,
 }
 
 
@@ -150,6 +153,8 @@ def build_encoder(
         tta: views of the image that its embedding is the mean of in eval mode, as `Encoder` has it.
         params: the encoder's own arguments, by name.
 
+    The weights are random; those that a recipe asks for are put in by `nearfar.weights.begin`.
+
     Returns:
         A module from float [B, C, H, W] to [B, dim], float32.
 
@@ -158,8 +163,12 @@ def build_encoder(
     """
     if kind not in ENCODERS:
         raise InputError(f"there is no encoder {kind!r}{did_you_mean(kind, ENCODERS)}")
-    known = [name for name in inspect.signature(ENCODERS[kind]).parameters if name not in ("channels", "size")]
+    signature = inspect.signature(ENCODERS[kind]).parameters
+    known = [name for name in signature if name not in ("channels", "size")]
     for name in params:
         if name not in known:
             raise InputError(f"encoder {kind!r} has no parameter {name!r}{did_you_mean(name, known)}")
+    for name in known:
+        if signature[name].default is inspect.Parameter.empty and name not in params:
+            raise InputError(f"encoder {kind!r} needs encoder.{name}")
     return Encoder(ENCODERS[kind](channels=channels, size=size, **params), normalize=normalize, tta=tta)

@@ -8,13 +8,15 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nearfar.encoders.dropout import Dropout
+from nearfar.encoders.norm import BatchNorm
 
 
 def fuse(encoder: nn.Module) -> nn.Module:
     """Return a copy of ``encoder`` in eval mode in which batch norms are part of the convolutions before them.
 
     A batch norm is folded where it follows a convolution directly within an ``nn.Sequential``; others, after a ReLU or a
-    pooling, are left as they are. Dropout, which does nothing in eval mode, is taken out.
+    pooling, are left as they are, and so are kinds of either that do more than that, as timm has them. Dropout, which does
+    nothing in eval mode, is taken out.
 
     The copy gives the same embeddings up to rounding; it cannot be trained, nor loaded with the weights of ``encoder``.
     """
@@ -32,7 +34,8 @@ def _fold(layers: nn.Sequential) -> None:
             delattr(layers, name)
             continue
         convolution = layers._modules.get(before)
-        if isinstance(layer, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d):
+        plain = type(layer) in (nn.BatchNorm2d, BatchNorm) and type(convolution) is nn.Conv2d
+        if plain and isinstance(layer, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d):
             setattr(layers, before, fuse_conv_bn_eval(convolution, layer))
             delattr(layers, name)
             continue

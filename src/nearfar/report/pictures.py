@@ -116,7 +116,7 @@ class _Spots:
 def _loss(judged: Judged) -> Plot:
     rows = judged.model.history_
     if not rows:
-        raise InputError("the run folder has no history.jsonl")
+        raise InputError("nothing was trained, or the run folder has no history.jsonl")
     held = [row.get("validation", {}).get("loss") for row in rows]
     return plots.loss_by_epoch(
         [row["loss"] for row in rows],
