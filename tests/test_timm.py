@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import pickle
 import sys
@@ -286,9 +285,9 @@ def test_no_file_and_no_timm_are_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(InputError, match=r"timm is not installed.*pip install 'nearfar\[timm\]'"):
         build_encoder("timm", channels=1, size=(28, 28), model="test_resnet")
 
-    def broken(name: str) -> Any:
+    def broken() -> None:
         raise RuntimeError("operator torchvision::roi_of_the_future does not exist\nand more")
 
-    monkeypatch.setattr(importlib, "import_module", broken)
+    monkeypatch.setattr("nearfar.encoders.timm_model.make_importable", broken)
     with pytest.raises(InputError, match=r"cannot be imported: operator torchvision::roi_of_the_future does not exist; "):
         build_encoder("timm", channels=1, size=(28, 28), model="test_resnet")

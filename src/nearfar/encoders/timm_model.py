@@ -21,34 +21,18 @@ from torch import Tensor, nn
 
 from nearfar.encoders.checks import check_integer, check_size
 from nearfar.errors import InputError
-
-_OPERATORS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
-"""Of torchvision: what its import describes to PyTorch although the library that holds them may not have been loaded."""
+from nearfar.torchvision import make_importable
 
 
 def import_timm() -> ModuleType:
     """The package timm.
 
-    torchvision's wheels for Linux are built for CUDA. Beside PyTorch's CPU build their compiled part does not load, and the
-    import ends at the first of its operators that has no name. Nothing here uses any: they are named, and it goes on.
-
     Raises:
         InputError: it is not installed, or cannot be imported.
     """
     try:
-        try:
-            return importlib.import_module("timm")
-        except RuntimeError as error:
-            if "torchvision::" not in str(error) or _kept:
-                raise
-            library = torch.library.Library("torchvision", "FRAGMENT")
-            for one in _OPERATORS:
-                library.define(one)
-            _kept.append(library)
-            return importlib.import_module("timm")
+        make_importable()
+        return importlib.import_module("timm")
     except ModuleNotFoundError as error:
         raise InputError(
             f"{error.name} is not installed, which encoder 'timm' needs; run: pip install 'nearfar[timm]'"
@@ -56,9 +40,6 @@ def import_timm() -> ModuleType:
     except (ImportError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"timm cannot be imported: {reason}; install the torchvision that was made for your torch") from None
-
-
-_kept: list[Any] = []  # what is named goes with the object that named it
 
 
 class TimmModel(nn.Module):

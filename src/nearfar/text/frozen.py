@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nearfar.errors import InputError
 from nearfar.text.checks import check_texts, need
+from nearfar.torchvision import make_importable
 
 _PROBE = "a photo of something"
 _NEAR = 1e-2
@@ -70,6 +71,7 @@ class Sentences:
 
     def _open(self) -> Any:
         if self._opened is None:
+            make_importable()
             from sentence_transformers import SentenceTransformer
 
             try:
