@@ -6,6 +6,7 @@ Knows the package ``sentence-transformers``, which is imported and whose model i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -76,7 +77,8 @@ class Sentences:
 
             try:
                 # safetensors only: a model from a stranger must be safe to load.
-                model = SentenceTransformer(self.model, device="cpu", model_kwargs={"use_safetensors": True})
+                safe, there = {"use_safetensors": True}, Path(self.model).is_dir()
+                model = SentenceTransformer(self.model, device="cpu", model_kwargs=safe, local_files_only=there)
             except Exception as error:  # whatever its many parts may raise
                 reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
                 raise InputError(
