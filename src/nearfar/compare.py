@@ -25,7 +25,7 @@ from nearfar.errors import InputError
 from nearfar.evaluation.retrieval import rank_queries
 from nearfar.files import explain_os_errors, read_json, write_atomic, write_json
 from nearfar.inference import embed, find_device
-from nearfar.parts import check
+from nearfar.parts import check, labels_to_know
 from nearfar.progress import Silent, Watcher, clock
 from nearfar.recipe import EvaluateSection, Recipe, load_recipe
 from nearfar.runs import free_folder
@@ -166,7 +166,9 @@ def train_and_judge(recipe: Recipe, splits: Splits, seed: int, device: str, watc
     assert splits.test is not None
     fitted = fit(recipe, splits.train, seed=seed, device=device, watcher=watcher)
     gallery, queries = (embed(fitted.encoder, part, recipe.data, device=device) for part in (splits.train, splits.test))
-    values, k = query_values(gallery, splits.train.require_labels(), queries, splits.test.require_labels(), recipe.evaluate)
+    labels = labels_to_know(recipe, splits.train, seed=seed)
+    known = labels >= 0  # the others have no vote
+    values, k = query_values(gallery[known], labels[known], queries, splits.test.require_labels(), recipe.evaluate)
     figures = {name: float(values[name].mean()) for name in report.FIGURES}
     found = {
         "epochs": recipe.train.epochs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,15 +50,23 @@ class Judged:
     seconds: float  # that embedding them took
     same: bool  # the images are searched among themselves, each left out of its own search
 
-    @property
+    @cached_property
+    def rows(self) -> Labels:
+        """The rows of the index that have a label [M], ascending: the others answer nothing, and are not searched."""
+        return np.flatnonzero(np.asarray(self.index.labels) >= 0)
+
+    @cached_property
     def gallery(self) -> npt.NDArray[np.float32]:
         """What is searched, [M, D]."""
-        return self.z if self.same else np.asarray(self.index.vectors)
+        if self.same:
+            return self.z
+        vectors = np.asarray(self.index.vectors)
+        return vectors if len(self.rows) == len(vectors) else vectors[self.rows]
 
-    @property
+    @cached_property
     def gallery_labels(self) -> Labels:
         """Numbers of ``classes``, [M]."""
-        return self.labels if self.same else np.asarray(self.index.labels)
+        return self.labels if self.same else np.asarray(self.index.labels)[self.rows]
 
 
 def judge(run: str | Path, data: Source | None = None, *, device: str = "auto", skip_bad: bool = False) -> Judged:
@@ -173,7 +182,7 @@ def figures(judged: Judged, *, skip_bad: bool = False) -> dict[str, Any]:
         "classes": judged.classes,
     }
     gallery = gallery_or_reason(judged, skip_bad=skip_bad)
-    beside = _beside(judged, gallery)
+    beside = _beside(judged, gallery, skip_bad=skip_bad)
     there = () if isinstance(gallery, InputError) else (gallery,)
 
     def measure(near: Side, asked: Side, same: bool, **about: Any) -> dict[str, Any]:
@@ -195,7 +204,7 @@ def figures(judged: Judged, *, skip_bad: bool = False) -> dict[str, Any]:
         judged.same,
         source=judged.source,
         split=judged.split,
-        gallery_is=itself.format("the queries") if judged.same else "the run's index",
+        gallery_is=itself.format("the queries") if judged.same else _index_is(judged),
         new_classes=int((~np.isin(np.unique(judged.labels), np.asarray(judged.index.labels))).sum()),
         skipped=list(judged.queries.skipped),
     )
@@ -211,7 +220,7 @@ def figures(judged: Judged, *, skip_bad: bool = False) -> dict[str, Any]:
         tree["unseen"] = measure(apart, apart, True, **about)
         if not judged.same:
             # Not the images that were added to the index since: those of the unseen classes would be there twice.
-            rows = np.asarray(judged.index.ids) < trained_images(judged.config, judged.index)
+            rows = np.asarray(judged.index.ids)[judged.rows] < trained_images(judged.config, judged.index)
             seen = Side(judged.gallery[rows], judged.gallery_labels[rows], there)
             tree["unseen"]["with_seen"] = _among_all(apart, seen, beside, settings)
     left_out = dict(beside.left_out)
@@ -232,6 +241,11 @@ def figures(judged: Judged, *, skip_bad: bool = False) -> dict[str, Any]:
         "images_per_second": len(judged.queries) / judged.seconds,
     }
     return tree
+
+
+def _index_is(judged: Judged) -> str:
+    left_out = len(judged.index) - len(judged.rows)
+    return f"the run's index without {left_out:,} images that have no label" if left_out else "the run's index"
 
 
 def _among_all(apart: Side, seen: Side, beside: Beside, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,16 +284,20 @@ def _among_all(apart: Side, seen: Side, beside: Beside, settings: Mapping[str, A
     return tree
 
 
-def _beside(judged: Judged, gallery: ImageSet | InputError) -> Beside:
+def _beside(judged: Judged, gallery: ImageSet | InputError, *, skip_bad: bool) -> Beside:
     from nearfar.beside import Beside
     from nearfar.evaluation.baselines import Terms
 
     settings, splits, held = judged.model.recipe_.evaluate, judged.splits, None
     if splits is not None and splits.validation is not None and judged.split != "validation":
         held = splits.validation, labels_in(splits.validation, judged.model.classes_)
-    elif not isinstance(gallery, InputError) and len(gallery) == len(judged.index) and (splits is not None or not judged.same):
+    elif (
+        not isinstance(gallery, InputError)
+        and len(gallery) == (len(judged.index) if judged.same else len(judged.rows))
+        and (splits is not None or not judged.same)
+    ):
         rows = sampled_rows(len(gallery))  # the same images that the run's own threshold is chosen on
-        held = gallery.subset(rows), np.asarray(judged.index.labels)[rows]
+        held = gallery.subset(rows), judged.gallery_labels[rows]
     terms = Terms(
         names=judged.classes,
         metric=settings.metric,
@@ -288,7 +306,10 @@ def _beside(judged: Judged, gallery: ImageSet | InputError) -> Beside:
         seed=judged.config["seed"],
         bootstrap=settings.bootstrap,
     )
-    return Beside(gallery, judged.z.shape[1], terms, held)
+    trained_on = gallery
+    if not isinstance(gallery, InputError) and not judged.same and len(judged.rows) < len(judged.index):
+        trained_on = _index_images(judged, skip_bad=skip_bad)  # components need no labels
+    return Beside(trained_on, judged.z.shape[1], terms, held)
 
 
 def gallery_images(judged: Judged, *, skip_bad: bool = False) -> ImageSet:
@@ -299,6 +320,16 @@ def gallery_images(judged: Judged, *, skip_bad: bool = False) -> ImageSet:
     """
     if judged.same:
         return judged.queries
+    images = _index_images(judged, skip_bad=skip_bad)
+    return images if len(judged.rows) == len(images) else images.subset(judged.rows)
+
+
+def _index_images(judged: Judged, *, skip_bad: bool) -> ImageSet:
+    """The images behind the rows of the index.
+
+    Raises:
+        InputError: they cannot be read, or are no longer those that the index was made from.
+    """
     trained_on, recipe = judged.config["data"].get("source"), judged.model.recipe_
     if judged.splits is not None:
         images = judged.splits.train
@@ -347,8 +378,7 @@ def threshold_rows(judged: Judged) -> tuple[npt.NDArray[np.float32], Labels, str
     index, splits, model = judged.index, judged.splits, judged.model
     if splits is not None and splits.validation is not None and judged.split != "validation":
         return model.transform(splits.validation), labels_in(splits.validation, model.classes_), "validation images"
-    rows = sampled_rows(len(index))
-    rows = rows[np.asarray(index.labels)[rows] >= 0]
+    rows = judged.rows[sampled_rows(len(judged.rows))]
     if not len(rows):
         return None
     return np.asarray(index.vectors[rows]), np.asarray(index.labels)[rows], "training images"

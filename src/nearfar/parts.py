@@ -81,14 +81,26 @@ def training_targets(recipe: Recipe, train: ImageSet, *, seed: int) -> Targets:
         none = np.full(len(train), -1, dtype=np.int64)
         return Targets(none, np.empty(0, dtype=np.int64), np.arange(len(train)))
     labels, classes = training_labels(train)
-    if recipe.data.labelled < 1:
-        kept = subset_stratified(labels, size=recipe.data.labelled, seed=seed)
-        labels = np.where(np.isin(np.arange(len(labels)), kept), labels, -1)
+    labels = np.where(labels_to_know(recipe, train, seed=seed) < 0, -1, labels)
     told = labels
     if views:
         alone = np.ones(len(labels), dtype=bool) if recipe.sampling.instances == "all" else labels < 0
         told = np.where(alone, len(classes) + np.arange(len(labels)), labels)
     return Targets(labels, classes, told)
+
+
+def labels_to_know(recipe: Recipe, train: ImageSet, *, seed: int) -> Codes:
+    """The images' own labels [N], -1 where there is none, or where it is not to be used (``data.labelled``).
+
+    What is not used in training is not known to the run's index either.
+    """
+    if train.labels is None:
+        return np.full(len(train), -1, dtype=np.int64)
+    labels = np.asarray(train.labels, dtype=np.int64)
+    if recipe.data.labelled == 1:
+        return labels
+    kept = subset_stratified(labels, size=recipe.data.labelled, seed=seed)
+    return np.where(np.isin(np.arange(len(labels)), kept), labels, -1)
 
 
 def training_labels(train: ImageSet) -> tuple[np.ndarray, np.ndarray]:

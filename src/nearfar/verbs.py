@@ -71,6 +71,7 @@ def train(
     """
     from nearfar import trained
     from nearfar.embedder import Embedder
+    from nearfar.parts import labels_to_know
 
     source = data.name if isinstance(data, ImageSet) else str(data)
     if tensorboard:
@@ -101,7 +102,7 @@ def train(
         model.fit_parts(splits.train, splits.validation, folder=folder, resume=resume, watcher=told)
     z = model.transform(splits.train)
     digest = trained.finish(folder, model.encoder_, model.config(about), model.history_, model.head_)
-    labels = np.full(len(z), -1) if splits.train.labels is None else splits.train.labels
+    labels = labels_to_know(chosen, splits.train, seed=seed)
     index = NeighborIndex(chosen.evaluate.metric, chosen.evaluate.backend).fit(z, labels)
     index.save(folder / runs.INDEX, model_hash=digest, names={"images": splits.train.ids.tolist()})
     if splits.train.labels is not None:

@@ -76,12 +76,16 @@ class PairSample:
 def answer(judged: Judged, k: int) -> Answers:
     """Search every query among the gallery and let its ``k`` nearest vote, as `nearfar.evaluation` does."""
     settings = judged.model.recipe_.evaluate
-    index, exclude = judged.index, None
+    index, exclude, only = judged.index, None, None
     if judged.same:
         index = NeighborIndex(settings.metric, "exact").fit(judged.z)
         exclude = np.arange(len(judged.z))
+    elif len(judged.rows) < len(index):
+        only = np.unique(judged.gallery_labels)
     there = len(judged.gallery) - int(judged.same)
-    scores, rows = index.search_rows(judged.z, min(max(k, NEIGHBORS_SHOWN), there), exclude=exclude)
+    scores, rows = index.search_rows(judged.z, min(max(k, NEIGHBORS_SHOWN), there), exclude=exclude, labels=only)
+    if only is not None:
+        rows = np.searchsorted(judged.rows, rows)  # of the gallery, as the images are
     codes, similarity = judged.gallery_labels[rows], similarities(scores, settings.metric)
     predicted = winners(codes[:, :k], similarity[:, :k], settings.vote)
     weights = vote_weights(similarity[:, :k], settings.vote)
