@@ -81,14 +81,41 @@ def train(
 
 
 @app.command
-def recipes(name: str | None = None, /) -> None:
-    """List the recipes, or show one whole.
+def recipes(
+    name: str | None = None,
+    /,
+    *,
+    views: str | None = None,
+    out: Path = Path("views.png"),
+    seed: int = 0,
+    settings: Settings = (),
+    skip_bad: SkipBad = False,
+) -> None:
+    """List the recipes, or show one whole; with --views also draw what it makes of images.
 
     Parameters
     ----------
     name
-        The recipe to show, as TOML; save it to a file to make your own of it.
+        The recipe to show, as TOML; save it to a file to make your own of it. With --views also such a file.
+    views
+        Images, as train takes them: some of them are drawn, each beside six views of it, as training sees them.
+    out
+        The picture to draw, .png or .svg.
+    seed
+        Which images, and by which random numbers they are changed.
+    settings
+        Change the recipe for the picture, e.g. --set augment.degrees=30.
     """
     from nearfar import recipe, show
+    from nearfar.errors import InputError
+    from nearfar.recipe import parse_changes
 
-    print(recipe.recipe_text(name).rstrip() if name is not None else show.recipes())
+    if views is None:
+        print(recipe.recipe_text(name).rstrip() if name is not None else show.recipes())
+        return
+    if name is None:
+        raise InputError("--views draws what one recipe does; name it: nearfar recipes NAME --views DATA")
+    from nearfar.viewing import draw_views
+
+    result = draw_views(name, views, out=out, seed=seed, changes=parse_changes(settings), skip_bad=skip_bad)
+    print(f"{len(result['images'])} images with {result['views']} views of each, by {result['recipe']}: {result['out']}")
