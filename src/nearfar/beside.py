@@ -6,6 +6,7 @@ Both need the images behind the vectors. Where those are gone or have changed, t
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,12 +46,19 @@ class Beside:
         dimensions: of the run's embedding.
         terms: how the run is measured.
         held: images and class numbers on which thresholds of pairs are chosen; None: such thresholds are left out.
+        other: the name of another model, and what embeds images by it, or why nothing does; None: no other was named.
     """
 
     def __init__(
-        self, trained_on: ImageSet | InputError, dimensions: int, terms: Terms, held: tuple[ImageSet, Ints] | None
+        self,
+        trained_on: ImageSet | InputError,
+        dimensions: int,
+        terms: Terms,
+        held: tuple[ImageSet, Ints] | None,
+        other: tuple[str, Callable[[ImageSet], Floats] | InputError] | None = None,
     ) -> None:
         self.terms = terms
+        self.other = None if other is None else other[0]
         self.left_out: dict[str, str] = {}
         self._copies: dict[tuple[int, int], Copies] = {}
         self._plain: dict[int, Plain] = {}
@@ -58,8 +66,11 @@ class Beside:
         if isinstance(trained_on, InputError):
             self.left_out = dict.fromkeys(("leaks", "baselines"), str(trained_on))
             return
+        embed = None if other is None else other[1]
+        if isinstance(embed, InputError):
+            self.left_out["evaluate.baseline"], embed = str(embed), None
         try:
-            self._untrained = Untrained(trained_on, dimensions)
+            self._untrained = Untrained(trained_on, dimensions, embed)
             self._held = None if held is None else (self._untrained.embed(held[0]), held[1])
         except InputError as reason:
             self.left_out["baselines"] = str(reason)
@@ -115,8 +126,8 @@ class Beside:
             exclude=rows if same else None,
             held=self._held,
         )
-        for figures in tree.values():
-            figures["size"] = list(self._untrained.size)
+        for name, figures in tree.items():
+            figures |= {"name": self.other} if name == "model" else {"size": list(self._untrained.size)}
         return tree
 
     def _embed(self, images: ImageSet) -> Plain:

@@ -309,7 +309,15 @@ def _beside(judged: Judged, gallery: ImageSet | InputError, *, skip_bad: bool) -
     trained_on = gallery
     if not isinstance(gallery, InputError) and not judged.same and len(judged.rows) < len(judged.index):
         trained_on = _index_images(judged, skip_bad=skip_bad)  # components need no labels
-    return Beside(trained_on, judged.z.shape[1], terms, held)
+    other: tuple[str, Any] | None = None
+    if settings.baseline:
+        from nearfar.othermodel import other_model
+
+        try:
+            other = settings.baseline, other_model(settings.baseline, device=judged.model.device)
+        except InputError as reason:  # the run may be judged where the other is not
+            other = settings.baseline, reason
+    return Beside(trained_on, judged.z.shape[1], terms, held, other)
 
 
 def gallery_images(judged: Judged, *, skip_bad: bool = False) -> ImageSet:

@@ -254,7 +254,8 @@ def _columns_of(tree: Mapping[str, Any], seen: Mapping[str, Any] | None = None) 
     if seen is not None:
         columns["seen classes"] = seen
     found = tree.get("baselines", {})
-    return columns | {title: found[name] for name, title in (("pca", "PCA"), ("pixels", "pixels")) if name in found}
+    named = (("pca", "PCA"), ("pixels", "pixels"), ("model", found.get("model", {}).get("name", "")))
+    return columns | {title: found[name] for name, title in named if name in found}
 
 
 def _table(tree: Mapping[str, Any], columns: Mapping[str, Mapping[str, Any]]) -> list[str]:

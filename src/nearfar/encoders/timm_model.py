@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,14 @@ def import_timm() -> ModuleType:
     except (ImportError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"timm cannot be imported: {reason}; install the torchvision that was made for your torch") from None
+
+
+class Published(NamedTuple):
+    """The images that weights were made for."""
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 class TimmModel(nn.Module):
@@ -119,6 +127,16 @@ class TimmModel(nn.Module):
         """What timm knows of the weights: ``hf_hub_id``, ``license``, ``mean``, ``std``, ``input_size`` and more."""
         return dict(self.body.pretrained_cfg)  # type: ignore[arg-type]  # timm puts a dict there
 
+    @staticmethod
+    def published(model: str) -> Published:
+        """The images that the weights of the name ``model`` were made for.
+
+        Raises:
+            InputError: timm is not installed, or knows none of that name.
+        """
+        config = _config(model)
+        return Published((config.input_size[1], config.input_size[2]), tuple(config.mean), tuple(config.std))
+
     def take(self, path: Path) -> None:
         """Take over the weights that ``path`` holds, for the model's own shape of images.
 
@@ -156,20 +174,28 @@ class TimmModel(nn.Module):
         Raises:
             InputError: there is none of that name, or none for this shape.
         """
-        timm = import_timm()
-        name = self.model.partition(".")[0]
-        if not timm.is_model(name):
-            raise InputError(f"timm {timm.__version__} has no model {self.model!r}{_similar(name, timm.list_models())}")
-        try:
-            config = timm.get_pretrained_cfg(self.model)
-        except RuntimeError:
-            tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{name}.*")]
-            tag = self.model.partition(".")[2]
-            raise InputError(f"timm {timm.__version__} knows no weights {tag!r} of {name}{_similar(tag, tags)}") from None
+        timm, config = import_timm(), _config(self.model)
         if config.fixed_input_size:
             options["img_size"] = self.size
         built: nn.Module = timm.create_model(self.model, num_classes=0, in_chans=self.channels, **options)
         return built
+
+
+def _config(model: str) -> Any:
+    """What timm knows of the model and its weights.
+
+    Raises:
+        InputError: nothing.
+    """
+    timm = import_timm()
+    name, _, tag = model.partition(".")
+    if not timm.is_model(name):
+        raise InputError(f"timm {timm.__version__} has no model {model!r}{_similar(name, timm.list_models())}")
+    try:
+        return timm.get_pretrained_cfg(model)
+    except RuntimeError:
+        tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{name}.*")]
+        raise InputError(f"timm {timm.__version__} knows no weights {tag!r} of {name}{_similar(tag, tags)}") from None
 
 
 def _width(body: nn.Module, channels: int, size: tuple[int, int]) -> int:

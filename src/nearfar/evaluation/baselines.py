@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from nearfar.search.vectors import Metric, unit_rows
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Plain = dict[str, Floats]
-"""Images as each baseline embeds them: "pixels" [N, P] and "pca" [N, D]."""
+"""Images as each baseline embeds them: "pixels" [N, P], "pca" [N, D] and, where another model was named, "model" [N, E]."""
 
 MOST_NUMBERS = 1024
 """Numbers an image at most: what is larger is averaged down, and said so. 28 x 28 grey is taken as it is."""
@@ -62,21 +63,24 @@ class Untrained:
     Args:
         images: that the components are those of.
         dimensions: of the run's embedding.
+        other: what embeds images as another model does, or None.
 
     Raises:
         InputError: there are too many images.
     """
 
-    def __init__(self, images: ImageSet, dimensions: int) -> None:
+    def __init__(self, images: ImageSet, dimensions: int, other: Callable[[ImageSet], Floats] | None = None) -> None:
+        self.other = other
         _check_count(len(images))
         self.size = reduced_size(images.channels, images.size, MOST_NUMBERS)
         self.mean, self.axes = principal_axes(flat_pixels(images, self.size), dimensions)
 
     def embed(self, images: ImageSet) -> Plain:
-        """Both embeddings of ``images``."""
+        """The embeddings of ``images``."""
         _check_count(len(images))
         x = flat_pixels(images, self.size)
-        return {"pixels": without_zeros(x), "pca": without_zeros(project(x, self.mean, self.axes))}
+        plain = {"pixels": without_zeros(x), "pca": without_zeros(project(x, self.mean, self.axes))}
+        return plain if self.other is None else {**plain, "model": self.other(images)}
 
 
 def asked_rows(labels: Ints, seed: int) -> Ints:
@@ -94,7 +98,7 @@ def measure_baselines(
     exclude: Ints | None = None,
     held: tuple[Plain, Ints] | None = None,
 ) -> dict[str, Any]:
-    """Measure both in the way the run itself is measured.
+    """Measure each in the way the run itself is measured.
 
     Args:
         gallery: M images.
@@ -106,7 +110,7 @@ def measure_baselines(
         held: images and class numbers on which the threshold of pairs is chosen.
 
     Returns:
-        For each of the two: ``dimensions, metric, queries, classification, retrieval, verification, clustering, confidence``
+        For each of them: ``dimensions, metric, queries, classification, retrieval, verification, clustering, confidence``
         and ``seconds``; by class and class against class is left out.
 
     Raises:
@@ -115,7 +119,7 @@ def measure_baselines(
     _check_count(len(known))
     terms = dataclasses.replace(terms, metric="euclidean" if terms.metric == "euclidean" else "cosine")
     tree: dict[str, Any] = {}
-    for name in ("pixels", "pca"):
+    for name in gallery:
         started = time.perf_counter()
         others = None if held is None else (held[0][name], held[1])
         figures = _measure(gallery[name], known, queries[name], truth, terms, exclude, others)

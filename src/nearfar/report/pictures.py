@@ -49,7 +49,7 @@ _TSNE_POINTS = {"opentsne": 10_000, "scikit-learn": 2_500}  # by what draws the 
 _BEFORE_POINTS = 10_000  # images that the untrained encoder embeds too
 _MAP_POINTS = 20_000  # dots on a PCA map; more cannot be told apart
 _QUERIES, _PAIRS = 10, 20
-_LINE_NAMES = {"pca": "PCA of the pixels", "pixels": "raw pixels"}
+_LINE_NAMES = {"pca": "PCA of the pixels", "pixels": "raw pixels", "model": "other model"}
 
 
 @dataclass

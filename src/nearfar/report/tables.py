@@ -36,7 +36,7 @@ FIGURES: tuple[tuple[str, str, str, str], ...] = (
 )
 """Section and key in ``metrics.json``, title, and what it means."""
 
-BASELINES = {"pca": "PCA of pixels", "pixels": "Raw pixels"}
+BASELINES = {"pca": "PCA of pixels", "pixels": "Raw pixels", "model": "Other model"}
 _MOST_CLASSES = 60  # rows of the table by class
 
 
@@ -86,7 +86,7 @@ def unseen_table(tree: Mapping[str, Any], caption: str) -> str:
                 cells.append(number(None))
                 continue
             below = [interval(each, section, key)]
-            for baseline, short in (("pca", "PCA"), ("pixels", "pixels")):
+            for baseline, short in (("pca", "PCA"), ("pixels", "pixels"), ("model", "other model")):
                 value = each.get("baselines", {}).get(baseline, {}).get(section, {}).get(key)
                 below.append("" if value is None else f"{short} {number(value)}")
             notes = "".join(f"<small>{note}</small>" for note in below if note)
