@@ -23,6 +23,12 @@ _ROWS = (  # section and key in metrics.json, and what it is called
     ("verification", "eer", "Equal error rate, same or different"),
 )
 
+_TOWERS = (  # the same of the section towers
+    ("zero_shot", "accuracy", "Zero-shot accuracy, by the names of the classes"),
+    ("text_to_image", "recall@1", "Text to image, recall at 1"),
+    ("image_to_text", "recall@1", "Image to text, recall at 1"),
+)
+
 _TASK = "image-feature-extraction"
 
 
@@ -44,16 +50,18 @@ def card(config: dict[str, Any], metrics: dict[str, Any] | None) -> str:
     classes = config["classes"]
     shown = ", ".join(_code(name) for name in classes[:20]) + (f" and {len(classes) - 20:,} more" if len(classes) > 20 else "")
     channels = {1: "grey", 3: "colour"}.get(config["input"]["channels"], f"{config['input']['channels']}-channel")
-    train = data.get("train", {})
+    train, towers = data.get("train", {}), "text" in config
     lines += [
         "## What it is",
         "",
         f"- Input: {channels} images, resized to {size[0]} x {size[1]} pixels.",
         ("- Its index is of " if training.get("learned") is False else "- Trained on ")
         + (f"{_code(data.get('source', 'images'))}: {train['images']:,} images" if "images" in train else "images")
-        + (f" of {train.get('classes', len(classes)):,} classes ({shown})." if classes else " without labels."),
+        + (f" of {train.get('classes', len(classes)):,} classes ({shown})" if classes else " without labels")
+        + (" and their captions." if "text" in config else "."),
         _how(config),
         *_began(config),
+        *(["- Texts lie beside the images: it finds images for a text, and classes by their names alone."] if towers else []),
         f"- Near and far are meant by {recipe['evaluate']['metric']} "
         + ("distance." if recipe["evaluate"]["metric"] == "euclidean" else "similarity."),
         "",
@@ -65,12 +73,16 @@ def card(config: dict[str, Any], metrics: dict[str, Any] | None) -> str:
         "",
         "```bash",
         "nearfar search RUN IMAGE.png",
-        "nearfar predict RUN IMAGE.png",
+        *(['nearfar search RUN "what to look for"', "nearfar search RUN IMAGE.png --to text"] if towers else []),
+        *(["nearfar predict RUN IMAGE.png"] if classes else []),
+        *(['nearfar predict RUN IMAGE.png --classes "one, another"'] if towers else []),
         "```",
         "",
         "```python",
         "import nearfar as nf",
-        'z = nf.Embedder.load("RUN").transform(images)  # uint8 [N, H, W] or [N, C, H, W] -> float32 [N, D]',
+        'model = nf.Embedder.load("RUN")',
+        "z = model.transform(images)  # uint8 [N, H, W] or [N, C, H, W] -> float32 [N, D]",
+        *(['texts = model.transform_text(["what to look for"])  # float32 [1, D], beside the images'] if towers else []),
         "```",
         "",
         "## How to make it again",
@@ -119,6 +131,10 @@ def _began(config: dict[str, Any]) -> list[str]:
 def _measured(metrics: dict[str, Any]) -> list[tuple[str, str, str, float]]:
     """Section, key, title and value of the figures that a card shows."""
     rows = []
+    towers = metrics.get("towers", {})
+    for section, key, title in _TOWERS:
+        if isinstance(value := towers.get(section, {}).get(key), int | float):
+            rows.append((f"towers.{section}", key, title, float(value)))
     for section, key, title in _ROWS:
         value = metrics.get(section, {}).get(key)
         if isinstance(value, int | float):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +25,7 @@ from nearfar.parts import build_encoder_for, check, learns_nothing
 from nearfar.progress import Watcher
 from nearfar.recipe import Recipe, load_recipe
 from nearfar.splits import cut
+from nearfar.text import TextTower
 from nearfar.train import fit, mix
 
 
@@ -37,11 +38,16 @@ class Embedder(Params):
         classes_: names of the classes that it was trained on.
         channels_, size_: of the images that the encoder takes; others are converted and resized.
         head_: the linear classifier that ``train.mode`` asked for, a `nearfar.heads.Head`, or None.
+        text_: what turns texts into vectors, a `nearfar.text.TextTower`, or None where it did not learn from captions.
+        temperature_: what cosines of images and texts are divided by for probabilities, or None.
         history_: one dict an epoch.
         training_: seconds, images a second, and the precision of the arithmetic.
     """
 
     _ready: tuple[nn.Module, str, nn.Module] | None = None  # an encoder, a device, and the encoder made ready for it
+    _text: TextTower | None = None
+    _text_folder: tuple[Path, str] | None = None  # where the text tower is read from when it is needed, and its hash
+    temperature_: float | None = None
 
     def __init__(
         self,
@@ -75,7 +81,7 @@ class Embedder(Params):
         validation: ImageSet | None = None,
         watcher: Watcher | None = None,
     ) -> Self:
-        """Train on images with labels.
+        """Train on images with labels, or with captions where the recipe learns from these.
 
         Args:
             X: an `ImageSet`, or uint8 images [N, H, W] or [N, C, H, W].
@@ -133,6 +139,7 @@ class Embedder(Params):
             watcher=watcher,
         )
         self.encoder_, self.head_ = fitted.encoder, fitted.head
+        self._text, self._text_folder, self.temperature_ = fitted.text, None, fitted.temperature
         self._ready = None
         self.history_ = fitted.history
         self.training_.update(seconds=fitted.seconds, images_per_second=fitted.images_per_second, precision=fitted.precision)
@@ -172,6 +179,38 @@ class Embedder(Params):
         self._require_fitted()
         return embed(self.encoder_, self.conform(X), self.recipe_.data, device=find_device(self.device))
 
+    @property
+    def text_(self) -> TextTower | None:
+        """The text tower; of a loaded run it is read when it is first asked for."""
+        if self._text is None and self._text_folder is not None:
+            self._text = TextTower.load(*self._text_folder)
+        return self._text
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is a text tower; does not read it."""
+        return self._text is not None or self._text_folder is not None
+
+    def require_text(self) -> TextTower:
+        """The text tower.
+
+        Raises:
+            InputError: there is none, or it cannot be read.
+        """
+        self._require_fitted()
+        tower = self.text_
+        if tower is None:
+            raise InputError("this run has no text tower; train on images with captions by the recipe clip, or siglip")
+        return tower
+
+    def transform_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts beside the images: float32 [N, D], unit rows. What is longer than the tower reads is cut.
+
+        Raises:
+            InputError: there is no text tower, or a text is empty.
+        """
+        return self.require_text().embed(texts, find_device(self.device))
+
     def embed_block(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Embed uint8 [N, C, H, W], of the encoder's own size and channels, in one piece: float32 [N, D].
 
@@ -207,7 +246,7 @@ class Embedder(Params):
         return load_images(images, size=self.size_, channels=self.channels_)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write a run folder: ``config.json``, ``model.safetensors``, ``history.jsonl``.
+        """Write a run folder: ``config.json``, ``model.safetensors``, ``history.jsonl``, and the text tower where there is one.
 
         Args:
             folder: empty or not there yet.
@@ -229,7 +268,7 @@ class Embedder(Params):
             return folder
         config = self.config({})
         runs.begin(folder, config, resume=False)
-        trained.finish(folder, self.encoder_, config, self.history_, self.head_)
+        trained.finish(folder, self.encoder_, config, self.history_, self.head_, self.text_, self.temperature_)
         return folder
 
     def config(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,6 +293,8 @@ class Embedder(Params):
         recipe, encoder, config = trained.load(Path(folder))
         model = cls(recipe=recipe, seed=config["seed"], device=device)
         model.recipe_, model.encoder_, model.head_ = recipe, encoder, runs.head_of(Path(folder), config)
+        if entry := trained.text_entry(Path(folder), config):
+            model._text_folder, model.temperature_ = (Path(folder), entry["sha256"]), float(entry["temperature"])
         model.classes_ = tuple(config["classes"])
         model.channels_ = config["input"]["channels"]
         model.size_ = (config["input"]["size"][0], config["input"]["size"][1])

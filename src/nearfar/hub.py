@@ -23,7 +23,7 @@ from nearfar.errors import InputError
 if TYPE_CHECKING:
     from nearfar.embedder import Embedder
 
-MODEL_FILES = (runs.CONFIG, runs.MODEL, runs.HEAD, runs.HISTORY, runs.CARD)
+MODEL_FILES = (runs.CONFIG, runs.MODEL, runs.HEAD, runs.TEXT, runs.TOKENIZER, runs.HISTORY, runs.CARD)
 """What a model alone is made of."""
 
 _DIGITS = "[0-9a-f]" * 16  # files of an index are called after their content
@@ -36,6 +36,8 @@ RUN_FILES = (
     "map.parquet",
     f"{runs.INDEX}/index.json",
     *(f"{runs.INDEX}/{part}-{_DIGITS}*" for part in ("vectors", "labels", "ids", "names", "keys", "engine")),
+    f"{runs.TEXTS}/index.json",
+    *(f"{runs.TEXTS}/{part}-{_DIGITS}*" for part in ("vectors", "ids", "names", "keys", "engine")),
     f"{runs.PLOTS}/*.png",
     f"{runs.PLOTS}/*.svg",
 )

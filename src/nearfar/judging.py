@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Source = str | Path | ImageSet
 Labels = npt.NDArray[np.int64]
 
+Opened = tuple[Path, dict[str, Any], "Embedder", NeighborIndex, "Asked"]
+
 THRESHOLD_ROWS = 5000  # gallery images that the pair threshold is chosen on where there are no validation images
 
 
@@ -85,10 +87,18 @@ def judge(run: str | Path, data: Source | None = None, *, device: str = "auto", 
     Raises:
         InputError: the run or the data cannot be used.
     """
+    return _judged(*_open(run, data, device=device, skip_bad=skip_bad))
+
+
+def _open(run: str | Path, data: Source | None, *, device: str, skip_bad: bool) -> Opened:
     folder = Path(run)
     model, index = load_run(folder, device=device)
     config = runs.read_config(folder)
-    source, split, own, splits, queries = images_to_judge(model, config, data, skip_bad=skip_bad)
+    return folder, config, model, index, images_to_judge(model, config, data, skip_bad=skip_bad)
+
+
+def _judged(folder: Path, config: dict[str, Any], model: Embedder, index: NeighborIndex, asked: Asked) -> Judged:
+    source, split, own, splits, queries = asked
     classes = classes_of(model, index)
     labels = labels_in(queries, classes)
     started = time.perf_counter()
@@ -146,16 +156,24 @@ def images_to_judge(model: Model, config: Mapping[str, Any], data: Source | None
 def evaluate(run: str | Path, data: Source | None = None, *, device: str = "auto", skip_bad: bool = False) -> dict[str, Any]:
     """Measure a run and write ``metrics.json`` and the model card; arguments and errors are those of `judge`.
 
+    Of a run with a text tower, images that have captions and no labels will do: they and their captions are measured alone.
+
     Returns:
         The tree that ``metrics.json`` holds.
     """
     from nearfar.certainty import keep_calibration
 
-    judged = judge(run, data, device=device, skip_bad=skip_bad)
-    tree = figures(judged, skip_bad=skip_bad)
-    keep_calibration(judged, tree)
-    write_json(judged.folder / runs.METRICS, tree)
-    write_card(judged.folder)
+    folder, config, model, index, asked = _open(run, data, device=device, skip_bad=skip_bad)
+    if asked.images.labels is None and model.has_text and any(asked.images.texts or ()):
+        from nearfar.captionfigures import captions_alone
+
+        tree = captions_alone(model, asked.source, asked.split, asked.images, len(index))
+    else:
+        judged = _judged(folder, config, model, index, asked)
+        tree = figures(judged, skip_bad=skip_bad)
+        keep_calibration(judged, tree)
+    write_json(folder / runs.METRICS, tree)
+    write_card(folder)
     return tree
 
 
@@ -167,6 +185,7 @@ def figures(judged: Judged, *, skip_bad: bool = False) -> dict[str, Any]:
     from nearfar.beside import Side
     from nearfar.certainty import certainty
     from nearfar.evaluation import evaluate_embeddings
+    from nearfar.headfigures import add_head_accuracy, add_towers
     from nearfar.health import warnings_of
 
     recipe, model = judged.model.recipe_, judged.model
@@ -209,6 +228,7 @@ def figures(judged: Judged, *, skip_bad: bool = False) -> dict[str, Any]:
         skipped=list(judged.queries.skipped),
     )
     add_head_accuracy(tree, judged)
+    add_towers(tree, judged)
     strange = None
     if judged.splits is not None and (unseen := judged.splits.unseen) is not None:
         apart = Side(model.transform(unseen), labels_in(unseen, judged.classes), (unseen,))
@@ -359,23 +379,6 @@ def gallery_or_reason(judged: Judged, *, skip_bad: bool = False) -> ImageSet | I
         return gallery_images(judged, skip_bad=skip_bad)
     except InputError as reason:
         return InputError(f"the images that it was trained on are not to be had: {reason}")
-
-
-def add_head_accuracy(tree: dict[str, Any], judged: Judged) -> None:
-    """Put what the run's linear head says beside what neighbours say, where it knows every class of the queries."""
-    from nearfar.evaluation.bootstrap import bootstrap_intervals
-    from nearfar.evaluation.figures import finite
-
-    head = judged.model.head_
-    if head is None or not {judged.classes[number] for number in np.unique(judged.labels)} <= set(head.classes):
-        return
-    numbers = np.array([judged.classes.index(name) for name in head.classes], dtype=np.int64)
-    right = {"head_accuracy": (numbers[head.predict(judged.z)] == judged.labels).astype(np.float64)}
-    tree["classification"]["head_accuracy"] = float(right["head_accuracy"].mean())
-    samples = judged.model.recipe_.evaluate.bootstrap
-    if samples:
-        intervals = bootstrap_intervals(right, samples=samples, seed=judged.config["seed"])
-        tree["confidence"]["classification"] |= finite(intervals)
 
 
 def threshold_rows(judged: Judged) -> tuple[npt.NDArray[np.float32], Labels, str] | None:

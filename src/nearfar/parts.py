@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nearfar import weights
 from nearfar.augment import Augment, normalize
+from nearfar.captions import Captions, TowersLoss, build_tower, captions_of
 from nearfar.data import ImageSet
 from nearfar.encoders import UnitNorm, build_encoder, channels_last
 from nearfar.encoders.projector import projector
@@ -23,6 +24,7 @@ from nearfar.losses import LOSSES, Loss
 from nearfar.muon import Muon
 from nearfar.optim import Optimizer
 from nearfar.recipe import Recipe, TrainSection
+from nearfar.sampling import Captions as CaptionBatches
 from nearfar.sampling import ClassBatches, Pairs, Sampler, Shuffle, Views, subset_stratified
 
 Made = TypeVar("Made")
@@ -36,6 +38,7 @@ class Targets:
     labels: Codes  # the class of each image, numbered without gaps, -1 where it has none or is not to be used [N]
     classes: Codes  # the images' own number of each of these classes [P]
     told: Codes  # what the loss is told [N]: the class, or of an image that stands for itself a number of its own
+    captions: Captions | None = None  # what the loss is told instead, where it is captions; told is then for figures alone
 
 
 def check(recipe: Recipe, train: ImageSet, *, seed: int, start: nn.Module | None = None) -> None:
@@ -51,10 +54,10 @@ def check(recipe: Recipe, train: ImageSet, *, seed: int, start: nn.Module | None
         return
     targets = training_targets(recipe, train, seed=seed)
     classes = targets.classes
-    build_sampler(recipe, targets.labels, seed=seed, names=[train.classes[number] for number in classes])
+    build_sampler(recipe, targets, seed=seed, names=[train.classes[number] for number in classes])
     with torch.random.fork_rng(devices=[]):
         encoder = begin_encoder(recipe, train, start)
-        build_loss(recipe, encoder, train, classes=len(classes))
+        build_loss(recipe, encoder, train, targets)
         build_projector(recipe, encoder, train)
     augment = build("augment", Augment, recipe.augment)
     if recipe.sampling.kind == "views" and not augment:
@@ -67,15 +70,20 @@ def learns_nothing(recipe: Recipe) -> bool:
     """Whether all of the encoder is frozen and nothing stands on it: its embedding is taken as it is."""
     params = recipe.encoder.params
     frozen = recipe.encoder.kind == "timm" and params.get("frozen") is True and not params.get("dim")
-    return frozen and recipe.train.mode == "embedding"
+    return frozen and recipe.train.mode == "embedding" and recipe.sampling.kind != "captions"
 
 
 def training_targets(recipe: Recipe, train: ImageSet, *, seed: int) -> Targets:
-    """What the recipe has images learn from: their classes, or for views the images themselves.
+    """What the recipe has images learn from: their classes, their captions, or for views the images themselves.
 
     Raises:
-        InputError: it is to be classes, and there are not two.
+        InputError: it is to be classes, and there are not two; or captions, and there are none.
     """
+    if recipe.sampling.kind == "captions":
+        captions = captions_of(train)
+        none = np.full(len(train), -1, dtype=np.int64)
+        shown = captions.first if train.labels is None else train.labels
+        return Targets(none, np.empty(0, dtype=np.int64), shown, captions)
     views = recipe.sampling.kind == "views"
     if views and train.labels is None:
         none = np.full(len(train), -1, dtype=np.int64)
@@ -161,8 +169,8 @@ def output_dim(encoder: nn.Module, images: ImageSet) -> int:
     return int(z.shape[1])
 
 
-def build_loss(recipe: Recipe, encoder: nn.Module, train: ImageSet, *, classes: int) -> Loss:
-    """The recipe's loss, checked against its sampling and its encoder.
+def build_loss(recipe: Recipe, encoder: nn.Module, train: ImageSet, targets: Targets) -> Loss:
+    """The recipe's loss, checked against its sampling and its encoder; with the text tower where captions are learned from.
 
     Raises:
         InputError: the loss is unknown, its arguments do not fit, or it cannot work on the recipe's batches or outputs.
@@ -170,7 +178,7 @@ def build_loss(recipe: Recipe, encoder: nn.Module, train: ImageSet, *, classes: 
     kind = recipe.loss.kind
     if kind not in LOSSES:
         raise InputError(f"unknown loss {kind!r}{did_you_mean(kind, LOSSES)}")
-    home = LOSSES[kind]
+    home, classes = LOSSES[kind], len(targets.classes)
     dim = output_dim(encoder, train)
     if recipe.train.projector:
         dim = recipe.train.projector[-1]
@@ -180,6 +188,8 @@ def build_loss(recipe: Recipe, encoder: nn.Module, train: ImageSet, *, classes: 
             f"the loss {kind!r} learns classes one by one, and views of images have none; "
             "take nt-xent, dcl, vicreg or barlow-twins"
         )
+    if targets.captions is not None:
+        _check_towers(recipe, home)
     if home.needs_classes:
         params |= {"classes": classes, "dim": dim}
     if recipe.sampling.kind == "pairs" and not home.takes_pairs:
@@ -199,7 +209,24 @@ def build_loss(recipe: Recipe, encoder: nn.Module, train: ImageSet, *, classes: 
     if home.needs_unit_rows and not recipe.train.projector and not recipe.encoder.params.get("normalize", True):
         raise InputError(f"the loss {kind!r} needs rows of unit length; set encoder.normalize=true")
     loss = build(f"loss {kind!r}", home, params)
+    if targets.captions is not None and recipe.text is not None:
+        captions = targets.captions.distinct
+        return TowersLoss(loss, build_tower(recipe.text, captions, dim), captions)
     return loss if mode == "embedding" else HeadLoss(loss, classes=classes, dim=dim)
+
+
+def _check_towers(recipe: Recipe, home: type[Loss]) -> None:
+    """Refuse a recipe whose text tower would have nothing to be compared with.
+
+    Raises:
+        InputError: the loss takes no keys, the encoder has no unit rows, or more stands between encoder and loss.
+    """
+    if not home.takes_keys:
+        raise InputError(f"the loss {recipe.loss.kind!r} cannot compare images with captions; take clip or siglip")
+    if not recipe.encoder.params.get("normalize", True):
+        raise InputError("images are compared with captions by rows of unit length; set encoder.normalize=true")
+    if recipe.train.projector:
+        raise InputError("captions lie beside what the encoder gives, so nothing can stand between; set train.projector=[]")
 
 
 def build_projector(recipe: Recipe, encoder: nn.Module, train: ImageSet) -> nn.Module:
@@ -233,9 +260,12 @@ def build(name: str, home: Callable[..., Made], params: Mapping[str, Any]) -> Ma
     return home(**{key: tuple(value) if isinstance(value, list) else value for key, value in params.items()})
 
 
-def build_sampler(recipe: Recipe, labels: np.ndarray, *, seed: int, names: list[str] | None = None) -> Sampler:
-    """The recipe's sampler; ``labels`` [N] int64, -1 for images without a class, which take no part."""
-    section = recipe.sampling
+def build_sampler(recipe: Recipe, targets: Targets, *, seed: int, names: list[str] | None = None) -> Sampler:
+    """The recipe's sampler; images without a class, or without a caption where that is learned from, take no part."""
+    section, labels, captions = recipe.sampling, targets.labels, targets.captions
+    if captions is not None:
+        size = min(section.batch_size, len(captions.captioned))
+        return CaptionBatches(captions.numbers, captions.starts, batch_size=size, seed=seed, drop_last=section.drop_last)
     if section.kind == "views":
         size = min(section.batch_size, len(labels))
         return Views(np.arange(len(labels)), batch_size=size, views=section.views, seed=seed, drop_last=section.drop_last)

@@ -69,7 +69,7 @@ class ProgressLine:
     def epoch(self, row: dict[str, Any], epochs: float) -> None:
         text = f"epoch {row['epoch']:.4g}/{epochs:g}  loss {row['loss']:.4f}  {row['images_per_second']:,.0f} images/s"
         for name, value in row.get("validation", {}).items():
-            if name in ("loss", "knn_accuracy", "pair_accuracy", "head_accuracy"):
+            if name in ("loss", "knn_accuracy", "pair_accuracy", "head_accuracy", "image_to_text", "text_to_image"):
                 text += f"  validation {name.replace('_', ' ').replace('knn', 'k-NN')} {value:.4f}"
         self._rewrite(f"{text}  {clock(row['seconds'])}")
         print(file=self.stream, flush=True)

@@ -57,7 +57,7 @@ class DataSection:
 class SamplingSection:
     """How training images are put together into batches."""
 
-    kind: Literal["shuffle", "pairs", "class-batches", "views"] = "shuffle"
+    kind: Literal["shuffle", "pairs", "class-batches", "views", "captions"] = "shuffle"
     batch_size: int = (
         128  # images a batch, before they are seen `views` times; pairs where kind is "pairs"; not used by "class-batches"
     )
@@ -67,12 +67,35 @@ class SamplingSection:
     per_class: int = 16  # class-batches: images of each class (K)
     views: int = 2  # views: how often each image is in a batch, changed anew each time
     instances: Literal["all", "unlabelled"] = "all"  # views: which images are a class of their own; others are of their label's
-    drop_last: bool = False  # shuffle, views: leave out a last batch that is not full
+    drop_last: bool = False  # shuffle, views, captions: leave out a last batch that is not full
 
     def __post_init__(self) -> None:
         _check("sampling.views", self.views, self.views >= 2, "at least 2")
         for name in ("batch_size", "classes", "per_class"):
             _check(f"sampling.{name}", getattr(self, name), getattr(self, name) >= 1, "a positive whole number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSection:
+    """The tower that turns captions into vectors; used where ``sampling.kind`` is "captions"."""
+
+    kind: Literal["transformer", "sentence"] = "transformer"  # trained from nothing; or a frozen model and a map from it
+    vocabulary: int = 8192  # transformer: pieces that captions are cut into, at most
+    length: int = 32  # transformer: pieces that are read of a text; what is longer is cut
+    width: int = 128  # transformer: numbers for each piece
+    layers: int = 2  # transformer: blocks
+    heads: int = 4  # transformer: heads of attention, which divide the width
+    dropout: float = 0.1  # transformer: share of numbers left out in training
+    model: str = ""  # sentence: name or folder of a sentence-transformers model
+
+    def __post_init__(self) -> None:
+        _check("text.vocabulary", self.vocabulary, 258 <= self.vocabulary <= 1 << 17, "258 (single bytes) to 131,072")
+        _check("text.length", self.length, 2 <= self.length <= 1024, "2 to 1024")
+        for name in ("width", "heads"):
+            _check(f"text.{name}", getattr(self, name), getattr(self, name) >= 1, "a positive whole number")
+        _check("text.layers", self.layers, self.layers >= 0, "zero or a positive number")
+        _check("text.heads", self.heads, self.width % self.heads == 0, f"a divisor of text.width, {self.width}")
+        _check("text.dropout", self.dropout, 0 <= self.dropout < 1, "from 0 up to, not including, 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +151,12 @@ class EvaluateSection:
     threshold: float | None = None  # distance below which a pair counts as the same; None: the best on validation pairs
     bootstrap: int = 1000  # resamples of the queries behind every confidence interval
     baseline: str = ""  # a run folder or a model of timm whose figures stand beside; docs/evaluation.md
+    templates: tuple[str, ...] = ()  # captions: texts with {} for a class's name, by which images are classified; (): not
 
     def __post_init__(self) -> None:
         _check("evaluate.k", self.k, self.k >= 1, "a positive whole number")
         _check("evaluate.bootstrap", self.bootstrap, self.bootstrap >= 0, "zero (no intervals) or a positive number")
+        _check("evaluate.templates", self.templates, all("{}" in one for one in self.templates), "texts with {} for the class")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,12 +180,19 @@ class Recipe:
     augment: dict[str, Any] = field(default_factory=dict)
     train: TrainSection = field(default_factory=TrainSection)
     evaluate: EvaluateSection = field(default_factory=EvaluateSection)
+    text: TextSection | None = None
+
+    def __post_init__(self) -> None:
+        if self.text is None and self.sampling.kind == "captions":
+            object.__setattr__(self, "text", TextSection())
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as nested dicts of plain values, every default spelled out; `from_dict` reads it back."""
         tree = _plain(dataclasses.asdict(self))
         for part in ("encoder", "loss"):
             tree[part] = {"kind": tree[part]["kind"], **tree[part]["params"]}
+        if self.text is None:
+            del tree["text"]
         return tree
 
     @classmethod
@@ -192,13 +224,15 @@ class Recipe:
             ("evaluate", EvaluateSection),
         ):
             sections[key] = _section(key, section, _table(key, tree.get(key, {})))
+        if "text" in tree:
+            sections["text"] = _section("text", TextSection, _table("text", tree["text"]))
         return cls(**sections)
 
     def with_changes(self, changes: Mapping[str, Any]) -> Recipe:
         """A copy with dotted keys changed: ``{"loss.margin": 0.5}``.
 
         A change of ``train.mode`` to "linear" or "finetune" comes first and brings what heads learn by: cross-entropy on
-        images one by one, instead of another loss and of pairs or views.
+        images one by one, instead of another loss and of pairs, views or captions.
 
         Raises:
             InputError: a key is unknown or a value does not fit.
@@ -207,9 +241,11 @@ class Recipe:
         if changes.get("train.mode", "embedding") != "embedding":
             if tree["loss"]["kind"] != "cross-entropy":
                 tree["loss"] = {"kind": "cross-entropy"}
-            if tree["sampling"]["kind"] in ("pairs", "views"):
+            if tree["sampling"]["kind"] in ("pairs", "views", "captions"):
                 tree["sampling"]["kind"] = "shuffle"
             tree["train"]["projector"] = []
+        if any(key.startswith("text.") for key in changes):
+            tree.setdefault("text", {})
         for dotted, value in changes.items():
             section, _, key = dotted.partition(".")
             if not key or not isinstance(tree.get(section), dict):

@@ -92,7 +92,7 @@ def _settings(recipe: Mapping[str, Any]) -> list[str] | None:
         for section, table in recipe.items()
         if isinstance(table, Mapping)
         for key, value in table.items()
-        if key not in known[section] or known[section][key] != value
+        if key not in known.get(section, {}) or known[section][key] != value
     ]
     try:
         made = load_recipe(recipe["name"], parse_changes(settings)).to_dict()

@@ -18,7 +18,8 @@ from nearfar.heads import Head, load_head
 FORMAT = 1
 CONFIG, MODEL, HISTORY, METRICS, CARD = "config.json", "model.safetensors", "history.jsonl", "metrics.json", "README.md"
 HEAD = "head.safetensors"
-INDEX, PLOTS = "index", "plots"
+TEXT, TOKENIZER = "text.safetensors", "tokenizer.json"
+INDEX, TEXTS, PLOTS = "index", "texts", "plots"
 CHECKPOINT = Path("checkpoints") / "latest.safetensors"
 
 

@@ -38,14 +38,18 @@ _WORST = 10  # label issues that are named on the screen
 
 def trained(result: Mapping[str, Any]) -> str:
     """What `verbs.train` returned."""
+    captioned = f", {result['captions']:,} different captions" if "captions" in result else ""
+    bare = f"{result.get('uncaptioned', 0):,} images without a caption were not learned from"
     images = f"{result['images']:,} images " + (f"of {result['classes']:,} classes" if result["classes"] else "without labels")
     speed = f"{result['epochs']} epochs in {result['train_seconds']:.1f} s ({result['images_per_second']:,.0f} images/s)"
     lines = [
-        f"trained {result['recipe']} on {images}, {speed}"
+        f"trained {result['recipe']} on {images}{captioned}, {speed}"
         if result["epochs"]
         else f"nothing to learn in {result['recipe']}: its encoder is frozen; it embedded {images} as it is",
+        *([bare] if result.get("uncaptioned") else []),
         f"run folder: {result['run']}",
-        f"next: nearfar {'evaluate' if result['classes'] else 'search'} {result['run']}{'' if result['classes'] else ' IMAGE'}",
+        f"next: nearfar {'evaluate' if result['classes'] or captioned else 'search'} {result['run']}"
+        + ("" if result["classes"] or captioned else " IMAGE"),
     ]
     return "\n".join(_skipped(result) + lines)
 
@@ -57,6 +61,7 @@ def figures(tree: Mapping[str, Any]) -> str:
         *_skipped(data),
         f"{data['queries']:,} images ({data['source']}, {data['split']}) against {data['gallery']:,}: {data['gallery_is']}",
         *_table(tree, _columns_of(tree)),
+        *_towers(tree),
         *_copies(tree),
         *_beside(tree),
         *_certainty(tree),
@@ -125,10 +130,13 @@ def written(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def neighbors(results: Sequence[Mapping[str, Any]]) -> str:
-    """What `verbs.search` returned: a block for every image."""
+    """What `verbs.search` returned: a block for every image or text."""
     blocks = []
     for result in results:
-        rows = [(f"{n['score']:.4f}", n["label"] or "", n["id"]) for n in result["neighbors"]]
+        if "captions" in result:
+            rows = [[f"{one['score']:.4f}", one["text"]] for one in result["captions"]]
+        else:
+            rows = [[f"{n['score']:.4f}", n["label"] or "", n["id"]] for n in result["neighbors"]]
         blocks.append("\n".join([result["query"], *_columns(rows)]))
     return "\n\n".join(blocks)
 
@@ -167,6 +175,9 @@ def index(result: Mapping[str, Any]) -> str:
 
 def predictions(results: Sequence[Mapping[str, Any]]) -> str:
     """What `verbs.predict` returned: a line for every image."""
+    if results and "votes" not in results[0]:
+        rows = [[r["image"], r["label"], f"{r['probability']:.4f}", f"{r['score']:.4f}"] for r in results]
+        return "\n".join(_columns([["image", "label", "probability", "score"], *rows])) + _right(results)
     head = ["image", "label", "votes", "probability", "nearest", "score"]
     rows = [
         [r["image"], _said(r), f"{r['votes']:.2f}", f"{r['probability']:.4f}", r["nearest"], f"{r['score']:.4f}"]
@@ -277,6 +288,27 @@ def _table(tree: Mapping[str, Any], columns: Mapping[str, Mapping[str, Any]]) ->
         first, *others = columns
         rows.insert(0, ("", "", first, spread, *others))
     return _columns(rows)
+
+
+def _towers(tree: Mapping[str, Any]) -> list[str]:
+    """How images and texts find each other, and what class names alone tell."""
+    found = tree.get("towers", {})
+    ways = [
+        (way, found[key])
+        for way, key in (("text to image", "text_to_image"), ("image to text", "image_to_text"))
+        if key in found
+    ]
+    lines = []
+    if ways:
+        lines.append(f"{found['images']:,} images and {found['captions']:,} different captions, right is what belongs together")
+        head = ("", *(key.replace("mrr", "MRR") for key in ways[0][1]))
+        lines += _columns([head, *((way, *("" if one is None else f"{one:.4f}" for one in row.values())) for way, row in ways)])
+    if shot := found.get("zero_shot"):
+        lines.append(
+            f"by the names of {shot['classes']:,} classes in {len(shot['templates']):,} templates: "
+            f"accuracy {shot['accuracy']:.4f}, precision@10 of text to image {shot['precision@10']:.4f}"
+        )
+    return lines
 
 
 def _copies(tree: Mapping[str, Any]) -> list[str]:

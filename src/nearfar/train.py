@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.augment import Augment, normalize
+from nearfar.captions import TowersLoss
 from nearfar.checkpoint import load_checkpoint, save_checkpoint
 from nearfar.data import ImageSet
 from nearfar.errors import InputError
@@ -48,6 +49,7 @@ from nearfar.precision import choose_precision
 from nearfar.progress import Silent, Speed, Watcher
 from nearfar.recipe import Recipe
 from nearfar.sampling import Batch
+from nearfar.text import TextTower
 from nearfar.validate import validation_figures
 from nearfar.weights import advice
 
@@ -62,6 +64,8 @@ class Fitted:
     images_per_second: float
     precision: str
     head: Head | None = None  # the linear classifier that `train.mode` asked for
+    text: TextTower | None = None  # what turns captions into vectors, where the recipe learns from captions
+    temperature: float | None = None  # and what cosines are divided by then
 
 
 @dataclass
@@ -117,11 +121,11 @@ def fit(
         return Fitted(begin_encoder(recipe, train, start).eval(), [], time.perf_counter() - started, 0.0, "float32")
     targets = training_targets(recipe, train, seed=seed)
     classes, told = targets.classes, targets.told
-    sampler = build_sampler(recipe, targets.labels, seed=seed, names=[train.classes[number] for number in classes])
+    sampler = build_sampler(recipe, targets, seed=seed, names=[train.classes[number] for number in classes])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(seed, 0))
         encoder = begin_encoder(recipe, train, start).to(device)
-        loss = build_loss(recipe, encoder, train, classes=len(classes)).to(device)
+        loss = build_loss(recipe, encoder, train, targets).to(device)
         project = build_projector(recipe, encoder, train).to(device)
     if start is None and (said := advice(encoder, recipe.data.mean, recipe.data.std)):
         watcher.warn(said)
@@ -198,15 +202,19 @@ def fit(
 
     def compare(z: Tensor, batch: Batch) -> Tensor:
         if batch.partners is None or batch.same is None:
-            value: Tensor = loss(z, torch.from_numpy(told[batch.rows]).to(device))
+            numbers = told[batch.rows] if batch.captions is None else batch.captions
+            value: Tensor = loss(z, torch.from_numpy(numbers).to(device))
         else:
             a, b = z.chunk(2)
             value = loss.pairs(a, b, torch.from_numpy(batch.same).to(device))  # type: ignore[operator]  # takes_pairs was checked
         return value
 
+    if isinstance(loss, TowersLoss) and loss.note:
+        watcher.note(loss.note)
     images = sampler.epoch(0).batch_size * (2 if recipe.sampling.kind == "pairs" else 1)
+    numbers = len(classes) if targets.captions is None else len(targets.captions.distinct)
     if points is None:
-        watcher.note(_memory_line(recipe, encoder, loss, forward, first_batch(recipe, train).to(device), images, len(classes)))
+        watcher.note(_memory_line(recipe, encoder, loss, forward, first_batch(recipe, train).to(device), images, numbers))
     with torch.random.fork_rng(devices=[]), deferred_interrupts() as interrupted:
         for epoch in range(position.epoch, -(-all_steps // whole)):
             plan = sampler.epoch(epoch).head(all_steps - epoch * whole)
@@ -279,8 +287,9 @@ def fit(
 
     final, by, _ = trained if average is None else average
     head = by.head([train.classes[number] for number in classes]) if isinstance(by, HeadLoss) else None
-    speeds = [row["images_per_second"] for row in position.history]
-    return Fitted(final.cpu().eval(), position.history, elapsed(), float(np.median(speeds)), position.precision, head)
+    pace = float(np.median([row["images_per_second"] for row in position.history]))
+    texts = by.left() if isinstance(by, TowersLoss) else (None, None)
+    return Fitted(final.cpu().eval(), position.history, elapsed(), pace, position.precision, head, *texts)
 
 
 def _health(loss: Loss, z: Tensor, labels: np.ndarray, batch: Batch) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is trained in a run folder: the weights of the encoder and of the head, written at the end and loaded again.
+"""What is trained in a run folder: the weights of the encoder, head and text tower, written at the end and loaded again.
 
 ``config.json`` comes last and names the hash of ``model.safetensors``; a folder whose parts do not belong together is
 refused.
@@ -20,7 +20,8 @@ from nearfar.errors import InputError
 from nearfar.files import hash_file, write_json
 from nearfar.heads import Head, save_head
 from nearfar.recipe import Recipe
-from nearfar.runs import CHECKPOINT, CONFIG, FORMAT, HEAD, MODEL, read_finished, write_history
+from nearfar.runs import CHECKPOINT, CONFIG, FORMAT, HEAD, MODEL, TEXT, read_finished, write_history
+from nearfar.text import TextTower
 
 
 def finish(
@@ -29,6 +30,8 @@ def finish(
     config: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     head: Head | None = None,
+    text: TextTower | None = None,
+    temperature: float | None = None,
 ) -> str:
     """Write the trained model into ``folder`` and declare the run finished; returns the model's hash.
 
@@ -46,6 +49,7 @@ def finish(
             **config,
             "model": {"file": MODEL, "sha256": digest},
             **({} if head is None else {"head": {"file": HEAD, "sha256": save_head(folder / HEAD, head)}}),
+            **({} if text is None else {"text": {"file": TEXT, "sha256": text.save(folder), "temperature": temperature}}),
         },
     )
     (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -84,6 +88,26 @@ def load(folder: Path) -> tuple[Recipe, nn.Module, dict[str, Any]]:
             encoder = built()
         load_weights(encoder, weights, path)
     return recipe, channels_last(encoder).eval(), config
+
+
+def text_entry(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What ``config.json`` says of the run's text tower, whose file was compared with it; None where it has none.
+
+    Raises:
+        InputError: the entry is damaged, or the file is missing or of another run.
+    """
+    entry = config.get("text")
+    if entry is None:
+        return None
+    temperature = entry.get("temperature") if isinstance(entry, dict) else None
+    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+        raise InputError(f"{folder / CONFIG} is damaged: 'text' is not the entry of a text tower")
+    path = folder / TEXT
+    if not path.exists():
+        raise InputError(f"{path} is missing; copy the run folder again, or train again")
+    if hash_file(path) != entry.get("sha256"):
+        raise InputError(f"{path} does not belong to {folder / CONFIG}: its hash differs; copy the run folder again")
+    return dict(entry)
 
 
 def recipe_to_continue(folder: Path) -> Recipe:

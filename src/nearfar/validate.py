@@ -10,12 +10,15 @@ import torch
 from torch import nn
 
 from nearfar.augment import Augment, normalize
+from nearfar.captions import TowersLoss, captions_of
 from nearfar.classify import similarities, winners
 from nearfar.data import ImageSet
 from nearfar.errors import InputError
 from nearfar.evaluation.geometry import alignment, directions, effective_rank, uniformity
+from nearfar.evaluation.towers import rank_towers
 from nearfar.headloss import HeadLoss
 from nearfar.inference import embed
+from nearfar.losses.towers import of_towers
 from nearfar.parts import build
 from nearfar.recipe import Recipe
 from nearfar.sampling import Pairs, Shuffle
@@ -51,13 +54,17 @@ def validation_figures(
 
     Returns:
         loss; knn_accuracy, where every image is left out of its own search and there are labels; for pairs with a threshold,
-        pair_accuracy; with a linear head, head_accuracy; for views alignment (of two views), uniformity and effective_rank.
+        pair_accuracy; with a linear head, head_accuracy; for views alignment (of two views), uniformity and effective_rank;
+        for captions image_to_text and text_to_image, recall@1 among the captions and images of the validation images.
 
     Raises:
         InputError: no validation image is of a class that training knows.
     """
     if recipe.sampling.kind == "views":
         return _view_figures(encoder, projector or nn.Identity(), loss, recipe, validation, device)
+    if isinstance(loss, TowersLoss):
+        z = embed(encoder, validation, recipe.data, device=device) if z is None else z
+        return _caption_figures(z, loss, recipe, validation, device)
     labels = validation.require_labels()
     known = np.flatnonzero(np.isin(labels, classes))
     if len(known) < 2:
@@ -128,6 +135,26 @@ def _view_figures(
             embed(encoder, validation, recipe.data, device=device), validation.labels, recipe
         )
     return figures
+
+
+def _caption_figures(z: np.ndarray, loss: TowersLoss, recipe: Recipe, validation: ImageSet, device: str) -> dict[str, Any]:
+    """The loss on held-out images with their first captions, how often each side finds the other, and with labels the vote."""
+    voted = {} if validation.labels is None else {"knn_accuracy": _knn_accuracy(z, validation.labels, recipe)}
+    if not any(validation.texts or ()):
+        return {"loss": None} | voted
+    captions, training = captions_of(validation), loss.training
+    loss.eval()
+    texts = loss.tower.embed(captions.distinct, device)
+    rows, first = captions.captioned, captions.first
+    plan = Shuffle(rows, batch_size=min(recipe.sampling.batch_size, len(rows)), seed=SEED).epoch(0)
+    total = 0.0
+    for number in range(len(plan)):
+        chosen = plan.batch(number).rows
+        points, keys = (torch.from_numpy(part).to(device) for part in (z[chosen], texts[first[chosen]]))
+        total += float(of_towers(loss.loss, points, keys, torch.from_numpy(first[chosen]).to(device))) * len(chosen)
+    loss.train(training)
+    found = rank_towers(z, texts, captions.by_image()).figures((1,))
+    return {"loss": total / len(rows)} | {way: figures["recall@1"] for way, figures in found.items()} | voted
 
 
 def _pairs(numbers: np.ndarray, recipe: Recipe) -> Any:

@@ -64,12 +64,13 @@ def train(
         tensorboard: the folder for TensorBoard's files; True: ``tensorboard`` in the run folder; False: none are written.
 
     Returns:
-        run, recipe, images, classes, skipped, epochs, train_seconds, images_per_second.
+        run, recipe, images, classes, skipped, epochs, train_seconds, images_per_second; where captions are learned from also
+        captions (how many different ones) and uncaptioned (images without one, which with ``skip_bad`` are not learned from).
 
     Raises:
         InputError: the data, the recipe or the folder do not fit.
     """
-    from nearfar import trained
+    from nearfar import textsearch, trained
     from nearfar.embedder import Embedder
     from nearfar.parts import labels_to_know
 
@@ -94,6 +95,8 @@ def train(
         runs.must_be_free(folder)
     model = Embedder(recipe=chosen, seed=seed, device=device, start=start)
     splits = load_for(data, chosen.data, seed=seed, skip_bad=skip_bad)
+    captions = chosen.sampling.kind == "captions"
+    bare = textsearch.require_captions(splits.train, skip_bad=skip_bad) if captions else []
     model.check(splits.train)
     about = {"source": source} | {name: describe(part) for name, part in splits.parts().items()}
     runs.begin(folder, model.config(about), resume=resume)
@@ -101,10 +104,15 @@ def train(
     with tracking.watching(events, model.config(about), watcher) as told:
         model.fit_parts(splits.train, splits.validation, folder=folder, resume=resume, watcher=told)
     z = model.transform(splits.train)
-    digest = trained.finish(folder, model.encoder_, model.config(about), model.history_, model.head_)
+    towers = (model.text_, model.temperature_)
+    digest = trained.finish(folder, model.encoder_, model.config(about), model.history_, model.head_, *towers)
     labels = labels_to_know(chosen, splits.train, seed=seed)
     index = NeighborIndex(chosen.evaluate.metric, chosen.evaluate.backend).fit(z, labels)
     index.save(folder / runs.INDEX, model_hash=digest, names={"images": splits.train.ids.tolist()})
+    found = {}
+    if captions:
+        texts = textsearch.write_captions(folder, model, splits.train, digest)
+        found = {"captions": len(texts), "uncaptioned": len(bare)}
     if splits.train.labels is not None:
         held = splits.validation
         seen = None if held is None else (model.transform(held), labels_in(held, model.classes_))
@@ -123,6 +131,7 @@ def train(
         "epochs": chosen.train.epochs if model.training_.get("learned", True) else 0.0,
         "train_seconds": model.training_["seconds"],
         "images_per_second": model.training_["images_per_second"],
+        **found,
     }
 
 
@@ -157,30 +166,58 @@ def embed(run: str | Path, data: Source, *, out: str | Path, device: str = "auto
 
 
 def search(
-    run: str | Path, images: Sequence[str | Path], *, k: int = 10, device: str = "auto", skip_bad: bool = False
+    run: str | Path,
+    images: Sequence[str | Path],
+    *,
+    k: int = 10,
+    to: str = "images",
+    device: str = "auto",
+    skip_bad: bool = False,
 ) -> list[dict[str, Any]]:
-    """The k nearest gallery images of every given image.
+    """The k nearest gallery images of every given image or text.
+
+    Args:
+        run: the run folder.
+        images: image files, folders, or anything that `train` takes; or, for a run with a text tower, texts: what is no path
+            that exists, no data set, and does not end as the names of image files do.
+        k: how many.
+        to: "text" finds the nearest captions of the training images instead.
+        device: "auto", "cpu" or "cuda".
+        skip_bad: leave out images that cannot be read instead of refusing.
 
     Returns:
-        For every image: ``query`` and ``neighbors``, best first, each with ``id``, ``label`` (None where it has none) and
-        ``score`` (cosine or dot product; for Euclidean runs the distance).
+        For every image or text: ``query`` and ``neighbors``, best first, each with ``id``, ``label`` (None where it has none)
+        and ``score`` (cosine or dot product; for Euclidean runs the distance). To text: ``query`` and ``captions``, best
+        first, each with ``text`` and ``score``.
 
     Raises:
-        InputError: the run or an image cannot be used, or k is not between 1 and the size of the gallery.
+        InputError: the run, an image or a text cannot be used, or k is not between 1 and the size of the gallery.
     """
+    from nearfar import textsearch
+
+    if to not in ("images", "text"):
+        raise InputError(f"cannot search to {to!r}; known are 'images' and 'text'")
     model, index = load_run(Path(run), device=device)
-    queries = load_any(images, **shape_of(model), skip_bad=skip_bad)
-    scores, rows = index.search_rows(model.transform(queries), k=k)
-    labels, names, classes = np.asarray(index.labels), index.names["images"], classes_of(model, index)
+    asks_text = textsearch.texts_or_images(images, has_tower=model.has_text, run=Path(run))
+    if to == "text":
+        model.require_text()
+        return textsearch.nearest_captions(Path(run), model, images if asks_text else _read(images, model, skip_bad), k=k)
+    if asks_text:
+        names, z = [str(text) for text in images], textsearch.embed_texts(model, [str(text) for text in images])
+    else:
+        queries = _read(images, model, skip_bad)
+        names, z = queries.ids.tolist(), model.transform(queries)
+    scores, rows = index.search_rows(z, k=k)
+    labels, ids, classes = np.asarray(index.labels), index.names["images"], classes_of(model, index)
     return [
         {
-            "query": str(query),
+            "query": query,
             "neighbors": [
-                {"id": names[row], "label": classes[labels[row]] if labels[row] >= 0 else None, "score": float(score)}
+                {"id": ids[row], "label": classes[labels[row]] if labels[row] >= 0 else None, "score": float(score)}
                 for score, row in zip(scores[q], rows[q], strict=True)
             ],
         }
-        for q, query in enumerate(queries.ids)
+        for q, query in enumerate(names)
     ]
 
 
@@ -190,16 +227,25 @@ def predict(
     *,
     out: str | Path | None = None,
     precision: float = PRECISION,
+    classes: Sequence[str] | None = None,
+    templates: Sequence[str] = (),
+    prompts: Mapping[str, Sequence[str]] | str | Path | None = None,
     device: str = "auto",
     skip_bad: bool = False,
 ) -> list[dict[str, Any]]:
     """The class of every given image by the vote of its nearest gallery images, or ``unknown`` where that is not sure enough.
+
+    With ``classes``, ``templates`` or ``prompts``, by texts alone: a run with a text tower takes the class whose prompts
+    are nearest, which need not be one that it was trained on.
 
     Args:
         run: the run folder.
         images: image files, folders, or anything that `train` takes; of a data set with a test split, that split.
         out: a CSV file to write the result to.
         precision: wanted share of right ones among the answers that are given; 0 answers everything. See docs/unknown.md.
+        classes: the names of the classes that are put into templates; None: those of the run.
+        templates: texts with {} where the name goes; (): "a photo of a {}.".
+        prompts: instead of both, the prompts of each class, or a TOML file of them.
         device: "auto", "cpu" or "cuda".
         skip_bad: leave out images that cannot be read instead of refusing.
 
@@ -207,23 +253,28 @@ def predict(
         For every image: ``image``; ``label``, the class, or "unknown"; ``voted``, the class in any case; ``votes``, the share
         of the vote that it got, and ``probability``, that it is right; ``nearest`` (id of the nearest gallery image) and
         ``score`` (its similarity or distance); ``head_label``, the class that the linear head says, where the run has one;
-        ``true_label`` where the images bring one.
+        ``true_label`` where the images bring one. By texts: what `nearfar.textsearch.classify` returns.
 
     Raises:
         InputError: the run or an image cannot be used, ``out`` cannot be written, or the precision is out of range.
     """
     model, index = load_run(Path(run), device=device)
     queries = _to_predict(images, model, skip_bad)
+    if classes is not None or templates or prompts is not None:
+        from nearfar import textsearch
+
+        results = textsearch.classify(model, queries, textsearch.prompts_from(model, classes, templates, prompts))
+        return results if out is None else _write_csv(Path(out), results)
     config = runs.read_config(Path(run))
     gallery = gallery_of(index, model.recipe_.evaluate, trained_images(config, index))
     z = model.transform(queries)
     said = answer(gallery, z, current_calibration(Path(run), gallery), precision)
-    names, classes = index.names["images"], classes_of(model, index)
-    results: list[dict[str, Any]] = [
+    names, known = index.names["images"], classes_of(model, index)
+    results = [
         {
             "image": str(query),
-            "label": classes[said.labels[q]] if said.known[q] else UNKNOWN,
-            "voted": classes[said.labels[q]],
+            "label": known[said.labels[q]] if said.known[q] else UNKNOWN,
+            "voted": known[said.labels[q]],
             "votes": round(float(said.votes[q]), 6),
             "probability": round(float(said.probability[q]), 6),
             "nearest": names[said.nearest[q]],
@@ -237,9 +288,7 @@ def predict(
     if queries.labels is not None:
         for result, label in zip(results, queries.labels, strict=True):
             result["true_label"] = queries.classes[label]
-    if out is not None:
-        _write_csv(Path(out), results)
-    return results
+    return results if out is None else _write_csv(Path(out), results)
 
 
 def export(
@@ -326,6 +375,10 @@ def default_recipe(source: str) -> str:
     return {"mnist": "mnist-fast", "fashion-mnist": "fashion-fast", "digits": "mnist-fast"}.get(source, "images")
 
 
+def _read(images: Sequence[str | Path], model: Model, skip_bad: bool) -> ImageSet:
+    return load_any(images, **shape_of(model), skip_bad=skip_bad)
+
+
 def _to_predict(images: Sequence[str | Path], model: Model, skip_bad: bool) -> ImageSet:
     """All given images; of one data set that has a test split, only that, since the others may be in the index."""
     if len(images) == 1 and "test" in open_source(images[0]):
@@ -333,9 +386,10 @@ def _to_predict(images: Sequence[str | Path], model: Model, skip_bad: bool) -> I
     return load_any(images, **shape_of(model), skip_bad=skip_bad)
 
 
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+    return rows

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from nearfar.cli.options import AsJson, Device, Images, Neighbors, Run, SkipBad
 from nearfar.cli.root import app, show_result
@@ -41,20 +43,23 @@ def search(
     /,
     *,
     k: Neighbors = 10,
+    to: Literal["images", "text"] = "images",
     device: Device = "auto",
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find the nearest images of the run's index.
+    """Find the nearest images of the run's index, for images or, where the run learned from captions, for a text.
 
     Parameters
     ----------
     images
-        Image files, folders, or any file that train takes.
+        Image files, folders, or any file that train takes; or texts, such as "a striped shirt".
+    to
+        What to find: images, or the captions of the training images.
     """
     from nearfar import show, verbs
 
-    show_result(verbs.search(run, images, k=k, device=device, skip_bad=skip_bad), as_json, show.neighbors)
+    show_result(verbs.search(run, images, k=k, to=to, device=device, skip_bad=skip_bad), as_json, show.neighbors)
 
 
 @app.command
@@ -65,11 +70,18 @@ def predict(
     *,
     out: Path | None = None,
     precision: float = 0.99,
+    classes: str | None = None,
+    templates: Annotated[
+        tuple[str, ...], Parameter(name="--template", consume_multiple=True, negative="", show_default=False)
+    ] = (),
+    prompts: Path | None = None,
     device: Device = "auto",
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
     """Name the class of images by the vote of their nearest neighbours, or say unknown where that is not sure enough.
+
+    A run that learned from captions also knows classes by their names alone: --classes, --template or --prompts.
 
     Parameters
     ----------
@@ -79,10 +91,27 @@ def predict(
         Write a CSV file instead of printing.
     precision
         Wanted share of right ones among the answers that are given; 0 answers everything.
+    classes
+        Names of classes with commas between them, of any number and not only those that were trained on.
+    templates
+        Texts that the names are put into, e.g. "a photo of a {}."; without --classes, the names of the run's classes.
+    prompts
+        Instead of both, a TOML file of lines like shirt = ["a shirt", "a photo of a shirt"].
     """
     from nearfar import show, verbs
 
-    result = verbs.predict(run, images, out=out, precision=precision, device=device, skip_bad=skip_bad)
+    named = None if classes is None else [name.strip() for name in classes.split(",")]
+    result = verbs.predict(
+        run,
+        images,
+        out=out,
+        precision=precision,
+        classes=named,
+        templates=templates,
+        prompts=prompts,
+        device=device,
+        skip_bad=skip_bad,
+    )
     show_result(result, as_json, show.written if out is not None else show.predictions)
 
 

@@ -167,6 +167,8 @@ def _trained(content: Content) -> str:
         "shuffle": f"shuffled, {sampling['batch_size']:,} images a batch",
         "pairs": f"pairs ({sampling['partner']} partners, {sampling['pairing']}), {sampling['batch_size']:,} a batch",
         "class-batches": f"{sampling['classes']:,} classes x {sampling['per_class']:,} images a batch",
+        "views": f"{sampling['views']:,} views each of {sampling['batch_size']:,} images a batch",
+        "captions": f"{sampling['batch_size']:,} images a batch, each with one of its captions",
     }[sampling["kind"]]
     pairs = [
         ("Recipe", f"{code(recipe['name'])}: {text(recipe['description'])}"),
@@ -239,6 +241,8 @@ def _figures(content: Content) -> str:
             f"they are called the same. The threshold is from {text(origin)}.</p>"
         )
     parts.append(tables.shape_table(tree, "How the queries lie in space."))
+    if tree.get("towers"):
+        parts.append(tables.towers_table(tree["towers"]))
     if "unseen" in tree:
         parts.append(trust.unseen(tree))
     return "\n".join(parts)

@@ -69,6 +69,28 @@ def shape_table(tree: Mapping[str, Any], caption: str) -> str:
     return _figures(tree, caption, ("clustering", "geometry"))
 
 
+def towers_table(found: Mapping[str, Any]) -> str:
+    """How images and texts find each other, and what the names of classes tell alone."""
+    ways = [
+        (title, found[key])
+        for title, key in (("Text to image", "text_to_image"), ("Image to text", "image_to_text"))
+        if key in found
+    ]
+    parts = []
+    if ways:
+        head = ["", *(key.replace("mrr", "MRR").replace("recall", "Recall") for key in ways[0][1])]
+        rows = [[title, *(number(value) for value in row.values())] for title, row in ways]
+        caption = f"Images and texts: {found['images']:,} images and their {found['captions']:,} different captions."
+        parts.append(table(caption, head, rows))
+    if shot := found.get("zero_shot"):
+        parts.append(
+            f"<p>The names of {shot['classes']:,} classes alone, put into {len(shot['templates']):,} templates, give the right "
+            f"class for {100 * shot['accuracy']:.2f} % of the images; of the 10 images nearest to a name, "
+            f"{100 * shot['precision@10']:.2f} % are of that class.</p>"
+        )
+    return "\n".join(parts)
+
+
 def unseen_table(tree: Mapping[str, Any], caption: str) -> str:
     """Figures of seen and of unseen classes beside each other, with those of the baselines below each."""
     apart = tree["unseen"]

@@ -18,6 +18,7 @@ class Batch:
     rows: Rows  # [B]
     partners: Rows | None = None  # [B], pairs only: row partners[i] is compared with row rows[i]
     same: Flags | None = None  # [B], pairs only: the two are of one class
+    captions: Rows | None = None  # [B], captions only: the number of the one that row rows[i] has this time
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Epoch:
     partners: Rows | None  # [M]
     same: Flags | None  # [M]
     batch_size: int
+    captions: Rows | None = None  # [M]
 
     def __len__(self) -> int:
         """The number of batches; the last one may be short."""
@@ -36,8 +38,13 @@ class Epoch:
     def head(self, batches: int) -> Epoch:
         """The first so many batches of it."""
         cut = slice(batches * self.batch_size)
-        partners = None if self.partners is None else self.partners[cut]
-        return Epoch(self.rows[cut], partners, None if self.same is None else self.same[cut], self.batch_size)
+        return Epoch(
+            rows=self.rows[cut],
+            partners=None if self.partners is None else self.partners[cut],
+            same=None if self.same is None else self.same[cut],
+            batch_size=self.batch_size,
+            captions=None if self.captions is None else self.captions[cut],
+        )
 
     def batch(self, i: int, rank: int = 0, world: int = 1) -> Batch:
         """Return batch ``i``, or the part of it that belongs to process ``rank`` of ``world``.
@@ -68,6 +75,7 @@ class Epoch:
             rows=self.rows[cut],
             partners=None if self.partners is None else self.partners[cut],
             same=None if self.same is None else self.same[cut],
+            captions=None if self.captions is None else self.captions[cut],
         )
 
 

@@ -12,7 +12,7 @@ from nearfar.errors import InputError, did_you_mean
 Rows = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-ORDER, PARTNERS, SPLIT = range(3)  # streams of random numbers: what is drawn for one never moves the others
+ORDER, PARTNERS, SPLIT, CAPTIONS = range(4)  # streams of random numbers: what is drawn for one never moves the others
 
 
 class ByClass:

@@ -1,4 +1,4 @@
-"""Labels -> epochs: plain shuffling, views, pairs, classes x images."""
+"""Labels -> epochs: plain shuffling, views, captions, pairs, classes x images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from nearfar.errors import InputError
 from nearfar.sampling.epoch import Epoch
 from nearfar.sampling.labels import (
+    CAPTIONS,
     ORDER,
     PARTNERS,
     ByClass,
@@ -88,6 +89,40 @@ class Views:
     def epoch(self, number: int) -> Epoch:
         rows = np.repeat(self._each.epoch(number).rows, self.views)
         return Epoch(rows=rows, partners=None, same=None, batch_size=self.batch_size)
+
+
+class Captions:
+    """Every image that has captions once an epoch, in a new random order, each with one of its captions, drawn anew.
+
+    Images without a caption are left out.
+    """
+
+    def __init__(self, numbers: ArrayLike, starts: ArrayLike, *, batch_size: int, seed: int, drop_last: bool = False) -> None:
+        """Args:
+            numbers: integers [M], the captions of all images one after another; an equal number is an equal caption.
+            starts: integers [N + 1]: those of image i are numbers[starts[i] : starts[i + 1]].
+            batch_size: images in a batch, over all processes.
+            seed: not negative.
+            drop_last: leave out the last batch of an epoch when it is short.
+
+        Raises:
+            InputError: as `Shuffle`, or no image has a caption.
+        """
+        self._numbers, starts = check_vector("numbers", numbers), check_vector("starts", starts)
+        self._starts, self._counts = starts[:-1], np.diff(starts)
+        if not self._counts.any():
+            raise InputError("no image has a caption; at least one is needed to learn from")
+        self._each = Shuffle(np.flatnonzero(self._counts), batch_size=batch_size, seed=seed, drop_last=drop_last)
+        self.batch_size = self._each.batch_size
+
+    def __len__(self) -> int:
+        return len(self._each)
+
+    def epoch(self, number: int) -> Epoch:
+        rows = self._each.epoch(number).rows
+        # Drawn for all images in their order, so that one's caption does not depend on when it is visited.
+        drawn = self._starts + _below(stream(self._each.seed, CAPTIONS, number), self._counts)
+        return Epoch(rows, None, None, self.batch_size, self._numbers[drawn[rows]])
 
 
 class Pairs:
