@@ -60,6 +60,21 @@ def test_the_transformer_is_the_plain_formula_whatever_the_padding() -> None:
     assert torch.allclose(torch.linalg.vector_norm(net(rows), dim=1), torch.ones(3))
 
 
+def test_while_it_learns_a_share_of_tokens_is_exchanged_but_never_the_marks() -> None:
+    torch.manual_seed(0)
+    net = TextTransformer(vocabulary=1000, length=7, width=12, layers=0, heads=3, dim=5, dropout=0.3)
+    rows, seen = torch.tensor([[5, 9, 29, 8, 1, 0, 0]]).expand(2000, 7), []
+    net.tokens.register_forward_hook(lambda layer, arguments, out: seen.append(arguments[0]))
+    net(rows)
+    changed = seen[0] != rows[:, :5]
+    assert changed[:, :4].double().mean() == pytest.approx(0.3, abs=0.03)
+    assert not changed[:, 4].any()
+    assert seen[0][:, :4].min() > 1
+    assert seen[0].max() > 900
+    net.eval()(rows)
+    assert torch.equal(seen[1], rows[:, :5])
+
+
 def test_padding_alone_is_a_finite_row() -> None:
     net = TextTransformer(vocabulary=30, length=7, width=12, layers=1, heads=3, dim=5).eval()
     assert torch.isfinite(net(torch.zeros(2, 7, dtype=torch.long))).all()

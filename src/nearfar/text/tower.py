@@ -92,7 +92,7 @@ class TextTower(nn.Module):
             width: of the transformer.
             layers: of the transformer.
             heads: of its attention.
-            dropout: share of values set to zero while it learns.
+            dropout: share of values set to zero, and of tokens exchanged for others, while it learns.
             model: name or folder of a sentence model; for the kind "sentence".
 
         Raises:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nearfar.encoders import UnitNorm
 from nearfar.errors import InputError
 from nearfar.text.checks import check_number
-from nearfar.text.tokens import PAD
+from nearfar.text.tokens import END, PAD
 
 
 class TextTransformer(nn.Module):
@@ -28,7 +28,9 @@ class TextTransformer(nn.Module):
         layers: how many blocks; 0 leaves a mean over embeddings of tokens and places.
         heads: of attention; they divide ``width``.
         dim: D.
-        dropout: share of values set to zero while it learns, after the embeddings, attention and nets.
+        dropout: share of values set to zero while it learns, after the embeddings, attention and nets; and share of tokens
+            exchanged for any others. Without that, words that no caption has keep random embeddings, as loud as those
+            that were learned; exchanged, they learn to say little.
     """
 
     def __init__(
@@ -53,13 +55,15 @@ class TextTransformer(nn.Module):
             raise InputError(f"text.heads is {heads}, which does not divide text.width, {width}; take a divisor of it")
         self.tokens = nn.Embedding(vocabulary, width, padding_idx=PAD)
         self.places = nn.Parameter(torch.empty(length, width))
-        self.drop = nn.Dropout(dropout)
+        self.drop, self.dropout = nn.Dropout(dropout), dropout
         self.blocks = nn.ModuleList(_Block(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, dim, bias=False)
         self.unit = UnitNorm()
         with torch.no_grad():
-            nn.init.normal_(self.tokens.weight, std=0.02)
+            # Small: learned tokens grow at once, and those that no caption has stay quiet beside them, since a layer norm
+            # does not make up for numbers far below its eps.
+            nn.init.normal_(self.tokens.weight, std=0.001)
             self.tokens.weight[PAD] = 0.0
             nn.init.normal_(self.places, std=0.01)
 
@@ -69,6 +73,11 @@ class TextTransformer(nn.Module):
         # What is padding in every row is not computed.
         longest = max(1, int(there.any(0).sum()))
         tokens, there = tokens[:, :longest], there[:, :longest]
+        if self.training and self.dropout:
+            others = torch.randint_like(tokens, END + 1, self.tokens.num_embeddings)
+            tokens = torch.where(
+                (torch.rand(tokens.shape, device=tokens.device) < self.dropout) & (tokens > END), others, tokens
+            )
         x = self.drop(self.tokens(tokens) + self.places[:longest])
         for block in self.blocks:
             x = block(x, there)
