@@ -1,6 +1,7 @@
 """What two towers learn from captions: Fashion-MNIST with captions made from names and templates, judged on unread words.
 
-    python benchmarks/towers.py [--seeds 3] [--epochs N] [--images N] [--recipe clip] [--runs words classes] [--judge test|validation]
+    python benchmarks/towers.py [--seeds 3] [--recipe clip] [--set KEY=VALUE ...] [--epochs N] [--images N]
+                                [--runs words classes] [--judge test|validation]
 
 Every training image gets a caption anew in each epoch: one of its class's names in one of the templates. Names and templates
 are split once, by a fixed seed: some are never in training. Two trainings a seed:
