@@ -210,7 +210,7 @@ def test_affine_is_turn_slant_grow_and_move(fill: int) -> None:
     ],
 )
 def test_affine_at_its_limits(amounts: Any, wanted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "uniform", lambda shape, generator, like: torch.ones(shape, dtype=like.dtype))
+    monkeypatch.setattr(places, "uniform", lambda shape, generator, like, **dim: torch.ones(shape, dtype=like.dtype))
     x = images(height=8, width=8).double()
     torch.testing.assert_close(affine(x, seeded(), **amounts), wanted(x), atol=1e-9, rtol=0)
 

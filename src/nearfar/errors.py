@@ -13,6 +13,10 @@ class InputError(ValueError):
     """
 
 
+class ProcessLostError(RuntimeError):
+    """Another of the processes that train together no longer answers."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'a' or 'b'?"`` for the nearest of ``known``, or a list of all of them when none is near."""
     names = sorted(known)

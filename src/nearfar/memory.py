@@ -34,21 +34,23 @@ class StepMemory:
         """All of it."""
         return self.weights + self.activations + self.loss
 
-    def describe(self, images: int, chunk: int) -> str:
+    def describe(self, images: int, chunk: int, processes: int = 1) -> str:
         """One line: the sum, its parts, what there is; and what to set when that is too little.
 
         Args:
             images: in a batch.
             chunk: images that pass through the encoder at once.
+            processes: that share a batch; ``chunk`` is what each of them takes.
         """
         parts = f"weights and optimiser {mib(self.weights)}, {chunk:,} images in the encoder {mib(self.activations)}"
-        line = f"a step needs about {mib(self.total)} ({parts}, loss {mib(self.loss)})"
+        where = "" if processes == 1 else f" in each of {processes} processes"
+        line = f"a step needs about {mib(self.total)}{where} ({parts}, loss {mib(self.loss)})"
         if self.free is None:
             return line
         line += f"; {mib(self.free)} are free"
-        if self.total <= self.free:
+        if self.total * processes <= self.free:
             return line
-        room = self.free - self.weights - self.loss
+        room = self.free - processes * (self.weights + self.loss)
         fits = int(room / max(1, self.activations / chunk) * 0.8)
         if fits < 1:
             return f"{line}: too little; set a smaller sampling.batch_size or encoder"

@@ -16,7 +16,10 @@ from nearfar import weights
 from nearfar.augment import Augment, normalize
 from nearfar.captions import Captions, TowersLoss, build_tower, captions_of
 from nearfar.data import ImageSet
+from nearfar.distributed.group import current
+from nearfar.distributed.part import check_shares
 from nearfar.encoders import UnitNorm, build_encoder, channels_last
+from nearfar.encoders.norm import unshared
 from nearfar.encoders.projector import projector
 from nearfar.errors import InputError, did_you_mean
 from nearfar.headloss import HeadLoss
@@ -54,11 +57,17 @@ def check(recipe: Recipe, train: ImageSet, *, seed: int, start: nn.Module | None
         return
     targets = training_targets(recipe, train, seed=seed)
     classes = targets.classes
-    build_sampler(recipe, targets, seed=seed, names=[train.classes[number] for number in classes])
+    sampler = build_sampler(recipe, targets, seed=seed, names=[train.classes[number] for number in classes])
+    check_shares(sampler.epoch(0).batch_size, recipe.train.chunk, current().world, paired=recipe.sampling.kind == "pairs")
     with torch.random.fork_rng(devices=[]):
         encoder = begin_encoder(recipe, train, start)
         build_loss(recipe, encoder, train, targets)
         build_projector(recipe, encoder, train)
+    if current().world > 1 and (kind := unshared(encoder)):
+        raise InputError(
+            f"the encoder {recipe.encoder.kind!r} has batch norms ({kind}) whose statistics cannot be shared by processes; "
+            "set encoder.frozen=true, or train in one process"
+        )
     augment = build("augment", Augment, recipe.augment)
     if recipe.sampling.kind == "views" and not augment:
         raise InputError(

@@ -41,6 +41,22 @@ class Silent:
         warnings.warn(message, stacklevel=3)
 
 
+class Mute:
+    """A `Watcher` that passes on nothing: of several processes one speaks."""
+
+    def step(self, epoch: int, epochs: float, step: int, steps: int, loss: float, rate: float, left: float) -> None:
+        pass
+
+    def epoch(self, row: dict[str, Any], epochs: float) -> None:
+        pass
+
+    def note(self, message: str) -> None:
+        pass
+
+    def warn(self, message: str) -> None:
+        pass
+
+
 class Speed:
     """Images a second since it was made."""
 

@@ -1,15 +1,14 @@
 """The training loop, readable from top to bottom.
 
 Everything random in step ``s`` is a function of (seed, s), so a run that was interrupted ends in the same weights, bit for
-bit on the same processor, as one that was not. The loop knows batches, an encoder and a loss; never a formula.
+bit on the same processor, as one that was not. The loop knows batches, an encoder and a loss; never a formula. Where several
+processes train together (`nearfar.distributed`), each goes through this loop with a part of every batch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,19 +19,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nearfar.augment import Augment, normalize
+import nearfar
+from nearfar import distributed
+from nearfar.augment import Augment, Draws, normalize
 from nearfar.captions import TowersLoss
 from nearfar.checkpoint import load_checkpoint, save_checkpoint
 from nearfar.data import ImageSet
+from nearfar.distributed.part import Part, part_of
+from nearfar.encoders.shared import Shared, embedding
 from nearfar.errors import InputError
+from nearfar.forecast import memory_line
 from nearfar.frozen import learned_weights, rest, rest_of, still
 from nearfar.gradcache import cached_step
 from nearfar.headloss import HeadLoss
 from nearfar.heads import Head
 from nearfar.health import batch_figures, diagnose, embedding_figures, measured_batch, sample
 from nearfar.inference import embed as embed_all
+from nearfar.interrupts import deferred_interrupts
 from nearfar.losses import Loss
-from nearfar.memory import keep_freed_memory, step_memory
+from nearfar.memory import keep_freed_memory
 from nearfar.optim import learning_rate, update_average
 from nearfar.parts import (
     begin_encoder,
@@ -46,7 +51,7 @@ from nearfar.parts import (
     training_targets,
 )
 from nearfar.precision import choose_precision
-from nearfar.progress import Silent, Speed, Watcher
+from nearfar.progress import Mute, Silent, Speed, Watcher
 from nearfar.recipe import Recipe
 from nearfar.sampling import Batch
 from nearfar.text import TextTower
@@ -114,7 +119,8 @@ def fit(
         InputError: the recipe does not fit the data, or the loss stopped being a finite number.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the checkpoint was written.
     """
-    watcher = watcher or Silent()
+    group = distributed.current()
+    watcher = (watcher or Silent()) if group.first else Mute()
     started = time.perf_counter()
     keep_freed_memory()
     if learns_nothing(recipe):
@@ -122,6 +128,17 @@ def fit(
     targets = training_targets(recipe, train, seed=seed)
     classes, told = targets.classes, targets.told
     sampler = build_sampler(recipe, targets, seed=seed, names=[train.classes[number] for number in classes])
+    whole, paired = len(sampler.epoch(0)), recipe.sampling.kind == "pairs"
+    if group.world > 1:
+        group.agree(
+            {
+                "version of nearfar": nearfar.__version__,
+                "recipe": recipe.to_dict(),
+                "seed": seed,
+                "set of images": train.fingerprint(),
+                "--resume": resume,
+            }
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(seed, 0))
         encoder = begin_encoder(recipe, train, start).to(device)
@@ -141,13 +158,15 @@ def fit(
     mean, std = recipe.data.mean, recipe.data.std
 
     position = Position(precision="float32" if fixed is not None else recipe.train.precision)
-    if resume and checkpoint is not None and checkpoint.exists():
+    if resume and group.first and checkpoint is not None and checkpoint.exists():
         kept = load_checkpoint(checkpoint, modules, optimizer)  # an earlier nearfar's may hold other things too
         position = Position(**{key: value for key, value in kept.items() if key in vars(Position())})
-    elif position.precision == "auto":
+    elif group.first and position.precision == "auto":
         pixels = first_batch(recipe, train).to(device)
         position.precision, why = choose_precision(encoder, normalize(pixels, mean, std, channels_last=True))
         watcher.note(why)
+    position = Position(**group.tell(vars(position)))
+    group.spread([*(value for part in modules.values() for value in part.state_dict().values()), *optimizer.state().values()])
     points = held = None
     if fixed is not None:
         points = torch.from_numpy(embed_all(fixed, train, recipe.data, device=device)).to(device)
@@ -156,66 +175,83 @@ def fit(
     before, saved, here = position.seconds, time.perf_counter(), 0
     generator = torch.Generator()
     total = torch.tensor(position.loss_sum, dtype=torch.float64, device=device)
-    epochs, whole = recipe.train.epochs, len(sampler.epoch(0))
+    epochs = recipe.train.epochs
     all_steps = max(1, round(epochs * whole))
 
     def elapsed() -> float:
         return before + time.perf_counter() - started
 
     def save() -> None:
-        if checkpoint is not None:
+        if checkpoint is not None and group.first:
             position.loss_sum, position.seconds = float(total), elapsed()
             save_checkpoint(checkpoint, modules, optimizer, vars(position))
 
-    def embed(batch: Batch) -> Tensor:
-        if points is None:
-            return forward(look(batch))
-        z: Tensor = project(rest(recipe, encoder)(points[torch.from_numpy(rows_of(batch)).to(device)]))
-        return z
-
-    def rows_of(batch: Batch) -> np.ndarray:
-        return batch.rows if batch.partners is None else np.concatenate([batch.rows, batch.partners])
-
-    def look(batch: Batch) -> Tensor:
-        return augment(torch.from_numpy(train.images[rows_of(batch)]), generator).to(device)
-
-    def forward(pixels: Tensor) -> Tensor:
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=position.precision == "bfloat16"):
-            z: Tensor = project(encoder(normalize(pixels, mean, std, channels_last=True)))
-        return z.float()
-
-    def learn(batch: Batch) -> tuple[Tensor, Tensor]:
+    def learn(batch: Batch, part: Part) -> tuple[Tensor, Tensor]:
+        """The loss of the batch, with the gradient that this process's part of it has, and the embeddings of that part."""
         optimizer.forget_gradients()
-        if points is None and 0 < recipe.train.chunk < images:
+        looks = look(part, len(batch.rows) * (2 if paired else 1))
+        if len(looks) > 1:
             kept: list[Tensor] = []
 
             def compare_all(z: Tensor) -> Tensor:
                 kept.append(z)
-                return compare(z, batch)
+                return compare(z, batch, part)
 
-            value = cached_step(forward, look(batch).split(recipe.train.chunk), compare_all, encoder=encoder)
+            value = cached_step(embed, looks, compare_all, encoder=nn.ModuleList([encoder, project]))
             return value, kept[0].detach()
-        z = embed(batch)
-        value = compare(z, batch)
+        z = embed(looks[0])
+        value = compare(z, batch, part)
         value.backward()
         return value, z
 
-    def compare(z: Tensor, batch: Batch) -> Tensor:
-        if batch.partners is None or batch.same is None:
-            numbers = told[batch.rows] if batch.captions is None else batch.captions
-            value: Tensor = loss(z, torch.from_numpy(numbers).to(device))
+    def look(part: Part, count: int) -> list[tuple[Tensor, Shared | None]]:
+        """The changed images of a part, by pieces that pass through the encoder at once, and what they are pieces of."""
+        if points is not None:
+            looks = points[torch.from_numpy(part.images).to(device)]
         else:
-            a, b = z.chunk(2)
-            value = loss.pairs(a, b, torch.from_numpy(batch.same).to(device))  # type: ignore[operator]  # takes_pairs was checked
-        return value
+            draws = generator if part.alone else Draws(generator, torch.from_numpy(part.places), count)
+            looks = augment(torch.from_numpy(train.images[part.images]), draws).to(device)
+        pieces = looks.split([len(piece.places) for piece in part.pieces])
+        return [
+            (look, None if part.alone else Shared(torch.from_numpy(piece.places), piece.count, group.total))
+            for look, piece in zip(pieces, part.pieces, strict=True)
+        ]
+
+    def embed(looks: tuple[Tensor, Shared | None]) -> Tensor:
+        with embedding(looks[1]):
+            return forward(looks[0])
+
+    def forward(x: Tensor) -> Tensor:
+        """Embeddings [n, D] of pixels, or of what of the encoder stands still has made of them."""
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=position.precision == "bfloat16"):
+            z = encoder(normalize(x, mean, std, channels_last=True)) if points is None else rest(recipe, encoder)(x)
+            z = project(z)
+        result: Tensor = z.float()
+        return result
+
+    def compare(z: Tensor, batch: Batch, part: Part) -> Tensor:
+        """The loss of the batch from the embeddings of a part."""
+        if part.batch.same is not None:
+            a, b = (z[torch.from_numpy(half).to(device)] for half in part.halves()) if len(part.pieces) > 1 else z.chunk(2)
+            same = torch.from_numpy(part.batch.same).to(device)
+            if part.alone:
+                return loss.pairs(a, b, same)  # type: ignore[operator]  # takes_pairs was checked
+            return distributed.add_up(loss, group, loss.pair_sums(a, b, same))
+        numbers = told[batch.rows] if batch.captions is None else batch.captions
+        every_label = torch.from_numpy(numbers[part.everyone]).to(device)
+        if part.alone:
+            return loss(z, every_label)
+        labels = every_label[part.offset : part.offset + len(z)]
+        return distributed.loss_over_processes(loss, group, z, labels, every_label, part.counts)
 
     if isinstance(loss, TowersLoss) and loss.note:
         watcher.note(loss.note)
-    images = sampler.epoch(0).batch_size * (2 if recipe.sampling.kind == "pairs" else 1)
+    images = sampler.epoch(0).batch_size * (2 if paired else 1)
     numbers = len(classes) if targets.captions is None else len(targets.captions.distinct)
-    if points is None:
-        watcher.note(_memory_line(recipe, encoder, loss, forward, first_batch(recipe, train).to(device), images, numbers))
-    with torch.random.fork_rng(devices=[]), deferred_interrupts() as interrupted:
+    if points is None and group.first:
+        few = first_batch(recipe, train).to(device)
+        watcher.note(memory_line(recipe, encoder, loss, forward, few, images, numbers, group.world))
+    with torch.random.fork_rng(devices=[]), deferred_interrupts(several=group.world > 1) as interrupted:
         for epoch in range(position.epoch, -(-all_steps // whole)):
             plan = sampler.epoch(epoch).head(all_steps - epoch * whole)
             steps = len(plan)
@@ -229,8 +265,10 @@ def fit(
                 optimizer.rate = learning_rate(recipe.train, epoch, step, all_steps)
 
                 batch = plan.batch(number)
+                part = part_of(batch, rank=group.rank, world=group.world, chunk=recipe.train.chunk if points is None else 0)
                 with _where(epoch, step, checkpoint):
-                    value, z = learn(batch)
+                    value, z = learn(batch, part)
+                stop = group.reduce(learned, interrupted(), whole=part.alone)
                 if recipe.train.clip:
                     nn.utils.clip_grad_norm_(learned, recipe.train.clip)
                 optimizer.step()
@@ -238,21 +276,23 @@ def fit(
                     update_average(average, trained, min(recipe.train.average, (1 + step) / (10 + step)))
 
                 if number >= measured_batch(plan) and not position.health:
-                    position.health = _health(loss, z.detach(), told, batch) | batch_figures(plan, told)
+                    z = distributed.in_order(z.detach(), part, group)
+                    position.health = _health(loss, z, told, batch) | batch_figures(plan, told)
                 total += value.detach().double() * len(batch.rows)
                 position.batch, position.images, here = number + 1, position.images + len(batch.rows), here + 1
-                speed.add(len(z))
+                speed.add(len(batch.rows) * (2 if paired else 1))
                 now = time.perf_counter()
                 if now - shown > 0.2:
                     shown = now
                     mean_loss = _finite(float(total) / position.images, epoch, step, recipe, checkpoint)
                     left = (now - started) / here * (all_steps - step - 1)
                     watcher.step(epoch + 1, epochs, number + 1, steps, mean_loss, speed.value(), left)
-                if number + 1 < steps and (interrupted() or now - saved > recipe.train.checkpoint_seconds):
+                if number + 1 < steps and (stop or now - saved > recipe.train.checkpoint_seconds):
                     _finite(float(total), epoch, step, recipe, checkpoint)
                     save()
                     saved = time.perf_counter()
-                    if interrupted():
+                    if stop:
+                        group.wait()
                         raise KeyboardInterrupt
 
             mean_loss = _finite(float(total) / max(1, position.images), epoch, step, recipe, checkpoint)
@@ -267,7 +307,7 @@ def fit(
             if warning := diagnose(position.history, row, within_batch=loss.takes_keys):
                 row["warning"] = warning
                 watcher.warn(warning["message"])
-            if validation is not None:
+            if validation is not None and group.first:
                 judged, by, beyond = trained if average is None else average
                 z_held = None if held is None else rest_of(recipe, judged, held)
                 row["validation"] = validation_figures(
@@ -278,11 +318,12 @@ def fit(
             position.epoch, position.batch, position.images, position.health = epoch + 1, 0, 0, {}
             total.zero_()
             watcher.epoch(row, epochs)
-            if on_epoch is not None:
+            if on_epoch is not None and group.first:
                 on_epoch(position.history)
             save()
             saved = time.perf_counter()
-            if interrupted() and step + 1 < all_steps:
+            if stop and step + 1 < all_steps:
+                group.wait()
                 raise KeyboardInterrupt
 
     final, by, _ = trained if average is None else average
@@ -322,31 +363,6 @@ def reseed(seed: int, device: str) -> None:
 
 
 @contextlib.contextmanager
-def deferred_interrupts() -> Iterator[Callable[[], bool]]:
-    """Hold back Ctrl-C and SIGTERM until the loop asks, so that a checkpoint never holds half a step.
-
-    A second Ctrl-C interrupts at once. Outside the main thread, where Python allows no handlers, nothing is held back.
-    """
-    arrived = False
-
-    def note(number: int, frame: Any) -> None:
-        nonlocal arrived
-        if arrived:
-            raise KeyboardInterrupt
-        arrived = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    earlier = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: arrived
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
 def _where(epoch: int, step: int, checkpoint: Path | None) -> Iterator[None]:
     """Say in which step a loss refused the embeddings, most often because they are no longer finite."""
     try:
@@ -366,29 +382,3 @@ def _finite(loss: float, epoch: int, step: int, recipe: Recipe, checkpoint: Path
 
 def _kept(checkpoint: Path | None) -> str:
     return f"; the last whole checkpoint is {checkpoint}" if checkpoint is not None and checkpoint.exists() else ""
-
-
-def _memory_line(
-    recipe: Recipe,
-    encoder: nn.Module,
-    loss: Loss,
-    forward: Callable[[Tensor], Tensor],
-    pixels: Tensor,
-    images: int,
-    classes: int,
-) -> str:
-    """What a step will need, in one line."""
-
-    def compare(z: Tensor) -> Tensor:
-        places = torch.arange(len(z) // (2 if recipe.sampling.kind == "pairs" else 1), device=z.device)
-        if recipe.sampling.kind == "views":
-            return loss(z, places // recipe.sampling.views)
-        if recipe.sampling.kind == "pairs":
-            value: Tensor = loss.pairs(*z[: 2 * len(places)].chunk(2), places % 2 == 0)  # type: ignore[operator]  # takes_pairs was checked
-            return value
-        return loss(z, places % classes)
-
-    chunk = min(recipe.train.chunk or images, images)
-    copies = 1 if recipe.train.optimizer == "sgd" else 2
-    memory = step_memory(encoder, forward, compare, pixels, images=images, chunk=chunk, copies=copies)
-    return memory.describe(images, chunk)

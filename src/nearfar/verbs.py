@@ -71,6 +71,7 @@ def train(
         InputError: the data, the recipe or the folder do not fit.
     """
     from nearfar import textsearch, trained
+    from nearfar.distributed import joined
     from nearfar.embedder import Embedder
     from nearfar.parts import labels_to_know
 
@@ -91,18 +92,22 @@ def train(
     chosen = load_recipe(recipe, {**(changes or {}), **given})
     mode = "" if chosen.train.mode == "embedding" else f"-{chosen.train.mode}"
     folder = Path(out) if out is not None else runs.free_folder(f"{Path(source).stem}-{chosen.name}{mode}")
-    if not resume:
-        runs.must_be_free(folder)
-    model = Embedder(recipe=chosen, seed=seed, device=device, start=start)
-    splits = load_for(data, chosen.data, seed=seed, skip_bad=skip_bad)
     captions = chosen.sampling.kind == "captions"
-    bare = textsearch.require_captions(splits.train, skip_bad=skip_bad) if captions else []
-    model.check(splits.train)
-    about = {"source": source} | {name: describe(part) for name, part in splits.parts().items()}
-    runs.begin(folder, model.config(about), resume=resume)
     events = None if not tensorboard else folder / tracking.FOLDER if tensorboard is True else Path(tensorboard)
-    with tracking.watching(events, model.config(about), watcher) as told:
-        model.fit_parts(splits.train, splits.validation, folder=folder, resume=resume, watcher=told)
+    with joined(device) as group:
+        if group.first and not resume:
+            runs.must_be_free(folder)
+        model = Embedder(recipe=chosen, seed=seed, device=device, start=start)
+        splits = group.in_turn(lambda: load_for(data, chosen.data, seed=seed, skip_bad=skip_bad))
+        bare = textsearch.require_captions(splits.train, skip_bad=skip_bad) if captions else []
+        model.check(splits.train)
+        about = {"source": source} | {name: describe(part) for name, part in splits.parts().items()}
+        if group.first:
+            runs.begin(folder, model.config(about), resume=resume)
+        with tracking.watching(events if group.first else None, model.config(about), watcher) as told:
+            model.fit_parts(splits.train, splits.validation, folder=folder, resume=resume, watcher=told)
+    if not group.first:  # of several processes the first alone writes and returns something
+        return {}
     z = model.transform(splits.train)
     towers = (model.text_, model.temperature_)
     digest = trained.finish(folder, model.encoder_, model.config(about), model.history_, model.head_, *towers)

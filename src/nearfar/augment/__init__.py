@@ -10,15 +10,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from nearfar.augment.numbers import MOST, check_amount, check_batch, check_whole
+from nearfar.augment.numbers import MOST, Draws, Generator, check_amount, check_batch, check_whole
 from nearfar.augment.places import affine, erase, flip, rotate, shift
 from nearfar.augment.values import blur, brightness, contrast, gamma, grey, hue, noise, saturation, solarise
 from nearfar.errors import InputError
 
 __all__ = [
     "Augment",
+    "Draws",
     "affine",
     "blur",
     "brightness",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from nearfar.errors import InputError
 
@@ -28,10 +31,34 @@ MOST = {
 }
 
 
-def uniform(shape: tuple[int, ...], generator: Generator, like: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for some images of a batch: those that they get when the whole batch is changed at once."""
+
+    generator: torch.Generator
+    places: Tensor  # int64 [n], which images of the batch they are
+    count: int  # how many the batch has
+
+
+Generator = torch.Generator | Draws
+
+
+def draw(how: Callable[..., Tensor], shape: tuple[int, ...], generator: Generator, like: Tensor, *, images: int = 0) -> Tensor:
+    """``how(shape)`` by ``generator``, on the device of ``like``; ``images`` is the dimension that counts images."""
+    if isinstance(generator, torch.Generator):
+        return how(shape, generator=generator, device=generator.device).to(like.device)
+    whole = (*shape[:images], generator.count, *shape[images + 1 :])
+    drawn = how(whole, generator=generator.generator, device=generator.generator.device)
+    return drawn.index_select(images, generator.places.to(drawn.device)).to(like.device)
+
+
+def uniform(shape: tuple[int, ...], generator: Generator, like: Tensor, *, images: int = 0) -> Tensor:
     """Uniform numbers from -1 to 1, of the type and on the device of ``like``."""
-    drawn = torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype)
-    return drawn.mul_(2).sub_(1).to(like.device)
+
+    def how(size: tuple[int, ...], **where: object) -> Tensor:
+        return torch.rand(size, dtype=like.dtype, **where)  # type: ignore[call-overload]  # generator and device
+
+    return draw(how, shape, generator, like, images=images).mul_(2).sub_(1)
 
 
 def to_float(x: Tensor) -> Tensor:
@@ -40,8 +67,7 @@ def to_float(x: Tensor) -> Tensor:
 
 def chosen(share: float, like: Tensor, generator: Generator) -> Tensor:
     """Which images of a batch are changed, each with probability ``share``: bool [B, 1, 1, 1]."""
-    drawn = torch.rand(len(like), generator=generator, device=generator.device).to(like.device)
-    return (drawn < share)[:, None, None, None]
+    return (draw(torch.rand, (len(like),), generator, like) < share)[:, None, None, None]
 
 
 def check_batch(x: Tensor) -> None:

@@ -6,12 +6,13 @@ What moves whole pixels keeps the type; what computes values between them return
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Tensor
 
-from nearfar.augment.numbers import check_amount, check_batch, check_whole, to_float, uniform
+from nearfar.augment.numbers import Generator, check_amount, check_batch, check_whole, draw, to_float, uniform
 
 _POINTS = 5  # a side of the grid that bends images
 _ASPECT = math.log(4 / 3)  # of what is cut out, either way
@@ -20,7 +21,7 @@ _ASPECT = math.log(4 / 3)  # of what is cut out, either way
 def flip(x: Tensor, generator: Generator) -> Tensor:
     """Mirror each image left to right with probability 1/2. x: [B, C, H, W]; returns the same shape and type."""
     check_batch(x)
-    mirrored = torch.rand(len(x), generator=generator, device=generator.device).to(x.device) < 0.5
+    mirrored = draw(torch.rand, (len(x),), generator, x) < 0.5
     return torch.where(mirrored[:, None, None, None], x.flip(3), x)
 
 
@@ -42,7 +43,7 @@ def shift(x: Tensor, pixels: int, generator: Generator, fill: int = 0) -> Tensor
     if pixels == 0:
         return x
     batch, _, height, width = x.shape
-    offsets = torch.randint(0, 2 * pixels + 1, (2, batch), generator=generator, device=generator.device).to(x.device)
+    offsets = draw(partial(torch.randint, 0, 2 * pixels + 1), (2, batch), generator, x, images=1)
     padded = F.pad(x, (pixels, pixels, pixels, pixels), value=fill)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # [B, C, 2p+1, 2p+1, H, W], a view
     return windows[torch.arange(batch, device=x.device), :, offsets[0], offsets[1]]
@@ -87,7 +88,7 @@ def affine(
     batch, _, height, width = x.shape
     if not batch:
         return x
-    turn, grow, slant, down, right = uniform((5, batch), generator, x)
+    turn, grow, slant, down, right = uniform((5, batch), generator, x, images=1)
     turn, slant = turn * math.radians(degrees), torch.tan(slant * math.radians(shear))
     grow = 1 + grow * scale
     cos, sin = torch.cos(turn) / grow, torch.sin(turn) / grow
@@ -98,7 +99,7 @@ def affine(
     inverse = inverse * half[None, None, :] / half[None, :, None]
     move = 2 * translate * torch.stack([right, down], dim=1)
     if crop:
-        area, aspect, down, right = uniform((4, batch), generator, x)
+        area, aspect, down, right = uniform((4, batch), generator, x, images=1)
         area = (1 + crop + (1 - crop) * area) / 2
         aspect = torch.exp(_ASPECT * aspect)
         window = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], dim=1).clamp_max(1)  # width, height
@@ -141,7 +142,7 @@ def erase(x: Tensor, share: float, generator: Generator, fill: int = 0) -> Tenso
     check_whole("fill", fill, most=255)
     batch, _, height, width = x.shape
     side = round(share * min(height, width))
-    drawn = torch.rand((2, batch, 1), generator=generator, device=generator.device).to(x.device)
+    drawn = draw(torch.rand, (2, batch, 1), generator, x, images=1)
     inside = []
     for place, length in zip(drawn, (height, width), strict=True):
         first = (place * length).long() - side // 2

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Tensor
 
-from nearfar.augment.numbers import check_amount, check_batch, chosen, to_float, uniform
+from nearfar.augment.numbers import Generator, check_amount, check_batch, chosen, draw, to_float, uniform
 
 _LUMA = (0.299, 0.587, 0.114)  # red, green, blue (ITU-R BT.601)
 _YIQ = (_LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))  # the NTSC colour space: luma, orange to blue, purple to green
@@ -40,7 +41,7 @@ def noise(x: Tensor, amount: float, generator: Generator) -> Tensor:
     check_batch(x)
     check_amount("noise", amount)
     x = to_float(x)
-    drawn = torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
+    drawn = draw(partial(torch.randn, dtype=x.dtype), tuple(x.shape), generator, x)
     return drawn.mul_(255 * amount).add_(x).clamp_(0, 255)
 
 

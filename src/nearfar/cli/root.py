@@ -15,7 +15,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from nearfar import __version__
-from nearfar.errors import InputError
+from nearfar.errors import InputError, ProcessLostError
 
 app = App(
     name="nearfar",
@@ -29,7 +29,12 @@ app = App(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
     logger = logging.getLogger("nearfar")
-    if not logger.handlers:  # long fetching and decoding say how far they are
+    words = sys.argv[1:] if arguments is None else arguments
+    rank, world = _process()
+    if world > 1 and words[:1] != ["train"]:
+        said = f"only train runs in several processes; start nearfar {words[0] if words else ''}".rstrip() + " without torchrun"
+        _fail(said if rank == 0 else "", 2)
+    if not logger.handlers and rank == 0:  # long fetching and decoding say how far they are
         logger.addHandler(logging.StreamHandler())
         logger.setLevel(logging.INFO)
     try:
@@ -37,8 +42,10 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()
     except (InputError, CycloptsError) as error:
         _fail(" ".join(str(error).split()), 2)
+    except ProcessLostError as error:
+        _fail(str(error), 1)
     except KeyboardInterrupt:
-        resumable = (sys.argv[1:] if arguments is None else arguments)[:1] in (["train"], ["compare"])
+        resumable = words[:1] in (["train"], ["compare"])
         _fail("interrupted" + ("; go on with the same command, --out and --resume" if resumable else ""), 130)
     except BrokenPipeError:
         # Whoever read our output has left, `head` say; Python must not complain again when it closes stdout.
@@ -53,5 +60,13 @@ def show_result(result: Any, as_json: bool, form: Callable[[Any], str]) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"nearfar: {message}", file=sys.stderr)
+    if message:
+        print(f"nearfar: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+def _process() -> tuple[int, int]:
+    """Which of how many processes this is, where torchrun started it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 0, 1
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

@@ -77,7 +77,8 @@ def train(
         watcher=ProgressLine(),
         tensorboard=tensorboard,
     )
-    show_result(result, as_json, show.trained)
+    if result:  # of several processes the first alone has one
+        show_result(result, as_json, show.trained)
 
 
 @app.command

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from nearfar.encoders.shared import current
 
 _LEVELS = 1 << 16
 
@@ -15,7 +16,8 @@ class Dropout(nn.Module):
 
     On a processor PyTorch draws one number after the other; here 16 bits an element come from NumPy's SFC64, a small fast
     chaotic generator, seeded by one draw of PyTorch's, so `torch.manual_seed` decides them as ever. That rounds ``p`` to a
-    multiple of 2^-16, and takes a fraction of the time.
+    multiple of 2^-16, and takes a fraction of the time. Where several processes embed a batch together, each draws for all
+    of it and keeps what is for its own images.
     """
 
     def __init__(self, p: float) -> None:
@@ -25,9 +27,15 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        if x.device.type != "cpu":
-            return F.dropout(x, self.p)
-        mask = _kept(x.numel(), self.p).to(x.dtype).mul_(1 / (1 - self.p))
+        shared = current()
+        count = len(x) if shared is None else shared.count
+        if x.device.type == "cpu":
+            mask = _kept(x[:1].numel() * count, self.p)
+        else:
+            mask = torch.rand(x[:1].numel() * count, device=x.device) >= self.p
+        if shared is not None:
+            mask = shared.part_of(mask.view(count, -1)).view(-1)
+        mask = mask.to(x.dtype).mul_(1 / (1 - self.p))
         # The mask takes the layout of x, so that the product walks both in step.
         return x * torch.as_strided(mask, x.shape, x.stride()) if _dense(x) else x * mask.view(x.shape)
 

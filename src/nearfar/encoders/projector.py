@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from nearfar.encoders.norm import VectorNorm
+
 
 def projector(dim: int, widths: Sequence[int]) -> nn.Sequential:
     """Linear layers from ``dim`` to the last of ``widths``, batch norm and ReLU between; [B, dim] to [B, widths[-1]].
@@ -20,6 +22,6 @@ def projector(dim: int, widths: Sequence[int]) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for width in widths[:-1]:
-        layers += [nn.Linear(dim, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        layers += [nn.Linear(dim, width, bias=False), VectorNorm(width), nn.ReLU(inplace=True)]
         dim = width
     return nn.Sequential(*layers, nn.Linear(dim, widths[-1]))

@@ -1,0 +1,41 @@
+"""Ctrl-C and SIGTERM, held back until a step is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_ECHO = 3.0  # seconds in which a second signal of a group of processes is taken for the first one's
+
+
+@contextlib.contextmanager
+def deferred_interrupts(*, several: bool = False) -> Iterator[Callable[[], bool]]:
+    """Hold back Ctrl-C and SIGTERM until the loop asks, so that a checkpoint never holds half a step.
+
+    A second Ctrl-C interrupts at once. Outside the main thread, where Python allows no handlers, nothing is held back.
+
+    Args:
+        several: this is one of several processes, to which a Ctrl-C comes twice: from the terminal, and from what started
+            them.
+    """
+    arrived: float | None = None
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal arrived
+        if arrived is not None and time.monotonic() - arrived >= (_ECHO if several else 0.0):
+            raise KeyboardInterrupt
+        arrived = time.monotonic() if arrived is None else arrived
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    earlier = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: arrived is not None
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
