@@ -101,24 +101,27 @@ def load_model(folder: Path, *, device: str = "auto", onnx: Path | None = None, 
     return model
 
 
-def load_index(folder: Path, config: Mapping[str, Any], classes: Sequence[str], *, mapped: bool = True) -> NeighborIndex:
-    """The index of a finished run.
+def load_index(
+    folder: Path, config: Mapping[str, Any], classes: Sequence[str], *, mapped: bool = True, path: Path | None = None
+) -> NeighborIndex:
+    """The index of a finished run, or another one that its model made.
 
     Args:
         folder: the run.
         config: of the run.
         classes: of the run's model.
         mapped: False reads the vectors into memory, so that nothing done to the files later reaches them.
+        path: of an index with classes of its own (`nearfar.embedding.build_index`); None: that in the folder.
 
     Raises:
         InputError: it is missing or damaged, or was made by another model.
     """
-    path = folder / runs.INDEX
+    own, path = path is None, folder / runs.INDEX if path is None else path
     index = NeighborIndex.load(path, expect_model_hash=config["model"]["sha256"], mapped=mapped)
     if index.labels is None or len(index.names.get("images", [])) != len(index):
-        raise InputError(f"{path} is damaged: it lacks labels or names of images; train again")
+        raise InputError(f"{path} is damaged: it lacks labels or names of images; {'train' if own else 'build it'} again")
     named = list(index.names.get("classes", classes))
-    if np.asarray(index.labels).max() >= len(named) or tuple(named[: len(classes)]) != tuple(classes):
+    if np.asarray(index.labels).max() >= len(named) or (own and tuple(named[: len(classes)]) != tuple(classes)):
         raise InputError(f"{path} does not belong to {folder}: it has classes that the run lacks")
     return index
 

@@ -105,7 +105,26 @@ def reported(result: Mapping[str, Any]) -> str:
 def embedded(result: Mapping[str, Any]) -> str:
     """What `verbs.embed` returned."""
     line = f"{result['images']:,} embeddings of {result['dim']} numbers in {result['out']}"
-    return "\n".join([*_skipped(result), line])
+    if "parts" not in result:
+        return "\n".join([*_skipped(result), line])
+    lines, more = _skipped(result), result["skipped_images"] - len(result["skipped"])
+    if more > 0:
+        lines.append(f"and {more:,} more, all in {result['out']}/skipped.txt")
+    earlier = result["images"] - result["computed"]
+    lines.append(f"{line}, {result['parts']:,} parts" + (f"; {earlier:,} were there already" if earlier else ""))
+    return "\n".join([*lines, f"next: nearfar index build {result['out']} --out INDEX"])
+
+
+def index_built(result: Mapping[str, Any]) -> str:
+    """What `embedding.build_index` and `rebuilding.rebuild_index` returned."""
+    line = f"{result['backend']} index of {result['images']:,} vectors of {result['dim']} numbers in {result['out']}"
+    recall = next((name for name in result if name.startswith("recall@")), None)
+    if recall is None:
+        return line
+    return (
+        f"{line}, built in {result['build_seconds']:.1f} s\n{recall} {result[recall]:.4f} against exact search, "
+        f"{result['latency_ms']:.2f} ms a query (exact {result['exact_latency_ms']:.2f} ms)"
+    )
 
 
 def exported(result: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from nearfar.data.loading import open_source
 from nearfar.errors import InputError
 from nearfar.files import write_atomic, write_text
 from nearfar.judging import Source, evaluate, images_to_judge, judge
-from nearfar.opening import Model, classes_of, labels_in, load_run, open_model, shape_of
+from nearfar.opening import Model, classes_of, labels_in, load_index, load_model, load_run, open_model, shape_of
 from nearfar.progress import Watcher
 from nearfar.recipe import Recipe, load_recipe
 from nearfar.search import NeighborIndex
@@ -140,18 +140,35 @@ def train(
     }
 
 
-def embed(run: str | Path, data: Source, *, out: str | Path, device: str = "auto", skip_bad: bool = False) -> dict[str, Any]:
-    """Embed all images of ``data`` into one ``.npz`` or ``.parquet`` file.
+def embed(
+    run: str | Path,
+    data: Source,
+    *,
+    out: str | Path,
+    device: str = "auto",
+    skip_bad: bool = False,
+    ray: str | None = None,
+) -> dict[str, Any]:
+    """Embed all images of ``data`` into one ``.npz`` or ``.parquet`` file, or, where there are many, into a folder of parts.
 
     Columns: embedding float32 [N, D], id, and label where the data has labels. ``run`` is a run folder, or an ONNX file that
-    `export` made, with which PyTorch is not imported.
+    `export` made, with which PyTorch is not imported. With a folder for ``out`` (a name without an ending),
+    `nearfar.embedding.embed_stream` does the work, which says more; ``ray`` is its address of a cluster.
 
     Raises:
         InputError: the run or the data cannot be used, or ``out`` ends otherwise.
     """
     out = Path(out)
+    if not out.suffix or out.is_dir():
+        from nearfar.embedding import embed_stream
+
+        return embed_stream(run, data, out=out, device=device, skip_bad=skip_bad, ray=ray)
     if out.suffix not in (".npz", ".parquet"):
-        raise InputError(f"cannot write embeddings to {out}; its name must end in .npz or .parquet")
+        raise InputError(
+            f"cannot write embeddings to {out}; its name must end in .npz or .parquet, or have no ending: a folder"
+        )
+    if ray is not None:
+        raise InputError(f"a cluster writes a folder of parts, and {out} is one file; give --out a name without an ending")
     model = open_model(Path(run), device=device)
     images = load_any([data], **shape_of(model), skip_bad=skip_bad)
     z = model.transform(images)
@@ -176,6 +193,7 @@ def search(
     *,
     k: int = 10,
     to: str = "images",
+    index: str | Path | None = None,
     device: str = "auto",
     skip_bad: bool = False,
 ) -> list[dict[str, Any]]:
@@ -187,6 +205,7 @@ def search(
             that exists, no data set, and does not end as the names of image files do.
         k: how many.
         to: "text" finds the nearest captions of the training images instead.
+        index: a folder that `nearfar.embedding.build_index` made with the run's model, instead of the run's own index.
         device: "auto", "cpu" or "cuda".
         skip_bad: leave out images that cannot be read instead of refusing.
 
@@ -202,7 +221,9 @@ def search(
 
     if to not in ("images", "text"):
         raise InputError(f"cannot search to {to!r}; known are 'images' and 'text'")
-    model, index = load_run(Path(run), device=device)
+    model = load_model(Path(run), device=device)
+    path = None if index is None else Path(index)
+    gallery = load_index(Path(run), runs.read_config(Path(run)), model.classes_, path=path)
     asks_text = textsearch.texts_or_images(images, has_tower=model.has_text, run=Path(run))
     if to == "text":
         model.require_text()
@@ -212,8 +233,8 @@ def search(
     else:
         queries = _read(images, model, skip_bad)
         names, z = queries.ids.tolist(), model.transform(queries)
-    scores, rows = index.search_rows(z, k=k)
-    labels, ids, classes = np.asarray(index.labels), index.names["images"], classes_of(model, index)
+    scores, rows = gallery.search_rows(z, k=k)
+    labels, ids, classes = np.asarray(gallery.labels), gallery.names["images"], classes_of(model, gallery)
     return [
         {
             "query": query,

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from nearfar.cli.options import AsJson, Device, Run, SkipBad
 from nearfar.cli.root import app, show_result
 
-index_app = App(name="index", help="Add images to a run's index, remove them, or see what it holds.")
+index_app = App(
+    name="index", help="Add images to a run's index, remove them, see what it holds, build it anew; or build another."
+)
 app.command(index_app)
+
+Metric = Literal["cosine", "dot", "euclidean"]
+Backend = Annotated[
+    Literal["auto", "exact", "hnsw", "annoy", "milvus"],
+    Parameter(help="What searches it: exact, or faster and nearly exact; auto takes exact up to 200,000 vectors, then hnsw."),
+]
 
 
 @index_app.command
@@ -59,6 +68,27 @@ def remove(
     from nearfar import indexing, show
 
     show_result(indexing.remove_images(run, label=label, ids=ids), as_json, show.removed)
+
+
+@index_app.command
+def build(
+    embeddings: Path, /, *, out: Path, backend: Backend = "auto", metric: Metric | None = None, as_json: AsJson = False
+) -> None:
+    """Build an index of a folder of embeddings that embed wrote; search --index searches it.
+
+    Parameters
+    ----------
+    embeddings
+        The folder.
+    out
+        The folder of the index; one that is there stays in use until the new one takes its place, at once.
+    metric
+        What near means; by default as in the run that made the embeddings.
+    """
+    from nearfar import show
+    from nearfar.embedding import build_index
+
+    show_result(build_index(embeddings, out=out, backend=backend, metric=metric), as_json, show.index_built)
 
 
 @index_app.command

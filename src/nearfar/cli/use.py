@@ -20,20 +20,27 @@ def embed(
     out: Path,
     device: Device = "auto",
     skip_bad: SkipBad = False,
+    ray: str | None = None,
     as_json: AsJson = False,
 ) -> None:
-    """Embed images into one .npz or .parquet file. RUN may also be an .onnx file that export wrote: it needs no run folder.
+    """Embed images into one file, or any number of them into a folder of Parquet parts, in bounded memory.
+
+    RUN may also be an .onnx file that export wrote: it needs no run folder. When a folder of parts was broken off, the same
+    command goes on with it.
 
     Parameters
     ----------
     data
-        The images: a name, an image file, a folder, or any file that train takes.
+        The images: a name, an image file, a folder, or any file that train takes; for a folder of parts also a .tar file, or a
+        folder of them.
     out
-        The file to write, with embedding, id and label; its name ends in .npz or .parquet.
+        A file ending in .npz or .parquet, made in memory; or a name without an ending: a folder of parts.
+    ray
+        Compute on a Ray cluster, into a folder of parts: auto (the one that runs here), local (start one), or host:port.
     """
     from nearfar import show, verbs
 
-    show_result(verbs.embed(run, data, out=out, device=device, skip_bad=skip_bad), as_json, show.embedded)
+    show_result(verbs.embed(run, data, out=out, device=device, skip_bad=skip_bad, ray=ray), as_json, show.embedded)
 
 
 @app.command
@@ -44,6 +51,7 @@ def search(
     *,
     k: Neighbors = 10,
     to: Literal["images", "text"] = "images",
+    index: Path | None = None,
     device: Device = "auto",
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
@@ -56,10 +64,13 @@ def search(
         Image files, folders, or any file that train takes; or texts, such as "a striped shirt".
     to
         What to find: images, or the captions of the training images.
+    index
+        Search another index that the run's model made: a folder that index build wrote.
     """
     from nearfar import show, verbs
 
-    show_result(verbs.search(run, images, k=k, to=to, device=device, skip_bad=skip_bad), as_json, show.neighbors)
+    result = verbs.search(run, images, k=k, to=to, index=index, device=device, skip_bad=skip_bad)
+    show_result(result, as_json, show.neighbors)
 
 
 @app.command

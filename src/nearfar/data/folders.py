@@ -43,7 +43,12 @@ def list_files(root: Path) -> list[str]:
     Raises:
         InputError: a folder cannot be read.
     """
-    return list(_walk(str(root), "", (os.path.realpath(root),)))
+    return list(walk_files(root))
+
+
+def walk_files(root: Path) -> Iterator[str]:
+    """`list_files`, one by one: of one folder at a time the names are held."""
+    return _walk(str(root), "", (os.path.realpath(root),))
 
 
 def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -92,6 +92,55 @@ class ParquetSource:
                     images = batch.column(columns.image).to_pylist()
                     yield [_encoded(image, path, row + i) for i, image in enumerate(images)]
                     row += len(images)
+
+
+class Described(NamedTuple):
+    """Some rows: images still encoded, what the file calls them (None: nothing), their labels as text (None: no label)."""
+
+    images: list[Encoded]
+    names: list[str | None]
+    labels: list[str | None]
+
+
+def row_groups(path: Path) -> list[tuple[int, int]]:
+    """Rows and bytes of each row group of a file, from its footer alone.
+
+    Raises:
+        InputError: it is damaged, or has no image column.
+    """
+    with _parquet(path) as (file, _):
+        groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
+        return [(group.num_rows, group.total_byte_size) for group in groups]
+
+
+def described(path: Path, groups: Sequence[int], *, skip: int = 0, rows: int = ENCODED_ROWS) -> Iterator[Described]:
+    """The rows of some row groups without the first ``skip`` of them, at most ``rows`` at a time; nothing else is held.
+
+    Raises:
+        InputError: as `ParquetSource`.
+    """
+    with _parquet(path) as (file, columns):
+        row = sum(file.metadata.row_group(number).num_rows for number in range(groups[0])) if groups else 0
+        wanted = [columns.image, *([columns.label] if columns.label else [])]
+        for batch in file.iter_batches(rows, row_groups=list(groups), columns=wanted, use_threads=False):
+            passed = min(skip, batch.num_rows)
+            skip, row, batch = skip - passed, row + passed, batch.slice(passed)
+            if not batch.num_rows:
+                continue
+            images = batch.column(columns.image).to_pylist()
+            labels = batch.column(columns.label).to_pylist() if columns.label else [None] * len(images)
+            yield Described(
+                [_encoded(image, path, row + i) for i, image in enumerate(images)],
+                [image.get("path") if isinstance(image, dict) else None for image in images],
+                [_label_text(label, columns.classes) for label in labels],
+            )
+            row += len(images)
+
+
+def _label_text(label: Any, classes: tuple[str, ...] | None) -> str | None:
+    if label is None or (classes is not None and label == -1):
+        return None
+    return classes[label] if classes is not None and isinstance(label, int) and 0 <= label < len(classes) else str(label)
 
 
 def _rows(texts: list[str], labels: list[Any], classes: tuple[str, ...] | None, name: str) -> Rows:
