@@ -116,7 +116,7 @@ def embedded(result: Mapping[str, Any]) -> str:
 
 
 def index_built(result: Mapping[str, Any]) -> str:
-    """What `embedding.build_index` and `rebuilding.rebuild_index` returned."""
+    """What `build_index` and `rebuild_index` returned."""
     line = f"{result['backend']} index of {result['images']:,} vectors of {result['dim']} numbers in {result['out']}"
     recall = next((name for name in result if name.startswith("recall@")), None)
     if recall is None:

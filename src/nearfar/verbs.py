@@ -17,9 +17,9 @@ from nearfar.card import write_card
 from nearfar.data import ImageSet, load_any, load_images
 from nearfar.data.loading import open_source
 from nearfar.errors import InputError
-from nearfar.files import write_atomic, write_text
+from nearfar.files import write_text
 from nearfar.judging import Source, evaluate, images_to_judge, judge
-from nearfar.opening import Model, classes_of, labels_in, load_index, load_model, load_run, open_model, shape_of
+from nearfar.opening import Model, classes_of, labels_in, load_index, load_run, open_model, shape_of
 from nearfar.progress import Watcher
 from nearfar.recipe import Recipe, load_recipe
 from nearfar.search import NeighborIndex
@@ -169,21 +169,13 @@ def embed(
         )
     if ray is not None:
         raise InputError(f"a cluster writes a folder of parts, and {out} is one file; give --out a name without an ending")
+    from nearfar.embedding.output import write_file
+
     model = open_model(Path(run), device=device)
     images = load_any([data], **shape_of(model), skip_bad=skip_bad)
     z = model.transform(images)
     names = None if images.labels is None else np.array(images.classes)[images.labels]
-    with write_atomic(out) as file:
-        if out.suffix == ".npz":
-            columns: dict[str, Any] = {"embedding": z, "id": np.array(images.ids.tolist())}
-            np.savez(file, allow_pickle=False, **columns, **({} if names is None else {"label": names}))
-        else:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            vectors = pa.FixedSizeListArray.from_arrays(pa.array(z.ravel()), z.shape[1])
-            table = {"id": pa.array(images.ids.tolist()), "embedding": vectors}
-            pq.write_table(pa.table(table | ({} if names is None else {"label": pa.array(names.tolist())})), file)
+    write_file(out, z, images.ids.tolist(), names)
     return {"out": str(out), "images": len(images), "dim": z.shape[1], "skipped": list(images.skipped)}
 
 
@@ -221,9 +213,9 @@ def search(
 
     if to not in ("images", "text"):
         raise InputError(f"cannot search to {to!r}; known are 'images' and 'text'")
-    model = load_model(Path(run), device=device)
-    path = None if index is None else Path(index)
-    gallery = load_index(Path(run), runs.read_config(Path(run)), model.classes_, path=path)
+    model, gallery = load_run(Path(run), device=device)
+    if index is not None:
+        gallery = load_index(Path(run), runs.read_config(Path(run)), model.classes_, path=Path(index))
     asks_text = textsearch.texts_or_images(images, has_tower=model.has_text, run=Path(run))
     if to == "text":
         model.require_text()

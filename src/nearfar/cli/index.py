@@ -92,6 +92,21 @@ def build(
 
 
 @index_app.command
+def rebuild(run: Run, /, *, backend: Backend | None = None, as_json: AsJson = False) -> None:
+    """Build the run's index anew from its vectors. Searches, a server and additions go on meanwhile; the switch is at once.
+
+    Parameters
+    ----------
+    backend
+        What is to search it; by default what searches it now.
+    """
+    from nearfar import show
+    from nearfar.rebuilding import rebuild_index
+
+    show_result(rebuild_index(run, backend=backend), as_json, show.index_built)
+
+
+@index_app.command
 def info(run: Run, /, *, as_json: AsJson = False) -> None:
     """Say what the index holds: its classes, and how many of their images were added since training."""
     from nearfar import indexing, show

@@ -109,6 +109,24 @@ def write_part(
     return Part(path.name, shard, block, read, len(ids), path.stat().st_size, hash_file(path))
 
 
+def write_file(out: Path, z: Floats, ids: list[str], labels: npt.NDArray[Any] | None) -> None:
+    """Write embeddings [N, D] with ids and labels, all that were made, to one ``.npz`` or ``.parquet`` file.
+
+    Raises:
+        InputError: the disk is full, or the folder cannot be written to.
+    """
+    with write_atomic(out) as file:
+        if out.suffix == ".npz":
+            columns: dict[str, Any] = {"embedding": z, "id": np.array(ids)}
+            np.savez(file, allow_pickle=False, **columns, **({} if labels is None else {"label": labels}))
+        else:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            table = {"id": pa.array(ids), "embedding": pa.FixedSizeListArray.from_arrays(pa.array(z.ravel()), z.shape[1])}
+            pq.write_table(pa.table(table | ({} if labels is None else {"label": pa.array(labels.tolist())})), file)
+
+
 class Writer:
     """The folder as its one writer holds it: what is done, and the notes of what comes.
 

@@ -17,7 +17,7 @@ from nearfar.search.checks import check_ids, check_labels, not_fitted
 from nearfar.search.engines import ENGINES, Choice, check_backend, choose
 from nearfar.search.exact import nearest_prepared, neighbours_to_find
 from nearfar.search.filters import LabelRows
-from nearfar.search.storage import Stored, StoredEngine, read_index, write_index
+from nearfar.search.storage import Stored, StoredEngine, read_index, state_of, write_index
 from nearfar.search.vectors import Floats, Ints, Metric, as_vectors, check_k, check_metric, unit_rows
 
 
@@ -271,6 +271,7 @@ class NeighborIndex(Params):
             InputError: a file is missing, truncated or damaged, another model made the index, or its engine is not
                 installed.
         """
+        stamp = state_of(folder)
         stored = read_index(folder, verify=verify, mapped=mapped)
         if expect_model_hash is not None and stored.model_hash != expect_model_hash:
             made = f"by {stored.model_hash[:12]}" if stored.model_hash else "without naming its model"
@@ -283,8 +284,10 @@ class NeighborIndex(Params):
         elif stored.engine is not None:
             try:
                 known = _open(stored.engine, entries, metric, options or {})
-            except FileNotFoundError:
-                # Another process has saved a new state meanwhile: it is read, or what is missing is named.
+            except (FileNotFoundError, InputError):
+                if state_of(folder) == stamp:
+                    raise
+                # Another process has saved a new state meanwhile: that is read.
                 return cls.load(folder, expect_model_hash=expect_model_hash, verify=verify, mapped=mapped, options=options)
         index._take(entries, known, built, stored.model_hash, stored.names)
         return index

@@ -119,15 +119,24 @@ def read_index(folder: Path | str, *, verify: bool = False, mapped: bool = True)
         InputError: a file is missing, truncated, damaged or not of an index.
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder)
+    while True:
+        stamp = state_of(folder)
+        manifest = _read_manifest(folder)
+        try:
+            return _read_files(folder, manifest, verify, mapped)
+        except FileNotFoundError as error:
+            # A writer may have replaced the index between the reading of the manifest and of the files it names.
+            if state_of(folder) == stamp:
+                raise InputError(f"{error.filename} is missing; build the index again") from None
+
+
+def state_of(folder: Path | str) -> tuple[int, int] | None:
+    """Another one once the folder holds another state of the index; None where it holds none."""
     try:
-        return _read_files(folder, manifest, verify, mapped)
-    except FileNotFoundError as error:
-        # A writer may have replaced the index between the reading of the manifest and of the files it names.
-        fresh = _read_manifest(folder)
-        if fresh == manifest:
-            raise InputError(f"{error.filename} is missing; build the index again") from None
-        return _read_files(folder, fresh, verify, mapped)
+        found = (Path(folder) / MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
