@@ -94,7 +94,9 @@ def test_a_collection_that_no_folder_names_goes_with_its_index(server: str, tmp_
 
 def test_a_server_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nearfar.search.milvus._TIMEOUT", 0.5)
-    with pytest.raises(InputError, match=r"the Milvus server at http://127\.0\.0\.1:9 cannot be used") as caught:
+    with pytest.raises(
+        InputError, match=r"the Milvus server at http://127\.0\.0\.1:9 cannot be used \(tried for \d+\.\d s\): "
+    ) as caught:
         NeighborIndex(backend="milvus", options={"uri": "http://127.0.0.1:9"}).fit(Z)
     assert "\n" not in str(caught.value)
 

@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import weakref
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,8 @@ _GRAPHS = (".idx", ".sidx")
 a stranger must not be opened, and none is kept."""
 _TIMEOUT = 10.0
 """Seconds to wait for a server to answer at all."""
+_ANSWER = 60.0
+"""Seconds to wait for neighbours, a server that has gone included."""
 
 
 class MilvusEngine(Engine):
@@ -134,6 +137,8 @@ class MilvusEngine(Engine):
                     limit=k,
                     filter=chosen,
                     search_params={"metric_type": _METRICS[self.metric], "params": {"ef": max(k, self.ef)}},
+                    consistency_level="Strong",
+                    timeout=_ANSWER,
                 )
             for place, hits in zip(found[start : start + step], near, strict=True):
                 place[: len(hits)] = [hit["key"] for hit in hits]
@@ -226,12 +231,13 @@ class _Database:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn what the client raises into one line."""
+        """Turn what the client raises into one line, which says how long it was tried."""
+        start = time.monotonic()
         try:
             yield
         except self.pymilvus.MilvusException as error:
-            reason = " ".join(str(error.message).split())
-            raise InputError(f"{self.place} cannot be used: {reason or type(error).__name__}") from error
+            reason = " ".join(str(error.message).split()) or type(error).__name__
+            raise InputError(f"{self.place} cannot be used (tried for {time.monotonic() - start:.1f} s): {reason}") from error
 
 
 def _close(held: dict[str, Any], manager: Any, path: Path) -> None:
