@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from nearfar import runs
+from nearfar.errors import InputError
 from nearfar.files import read_json, write_text
 from nearfar.reproduce import recipe_file, recipe_toml, train_command
 
@@ -32,11 +33,16 @@ _TOWERS = (  # the same of the section towers
 _TASK = "image-feature-extraction"
 
 
-def write_card(folder: Path) -> None:
-    """Write ``README.md`` of the run in ``folder``, with its figures where it has been evaluated."""
-    config = runs.read_config(folder)
+def write_card(folder: Path, config: dict[str, Any] | None = None) -> None:
+    """Write ``README.md`` of the run in ``folder``, with its figures if evaluated; ``config`` if not yet there."""
+    config = runs.read_config(folder) if config is None else config
     metrics = read_json(folder / runs.METRICS) if (folder / runs.METRICS).exists() else None
-    write_text(folder / runs.CARD, card(config, metrics))
+    try:
+        text = card(config, metrics)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(f"{folder} is damaged: what it says of its training or its figures is not whole ({what})") from error
+    write_text(folder / runs.CARD, text)
 
 
 def card(config: dict[str, Any], metrics: dict[str, Any] | None) -> str:

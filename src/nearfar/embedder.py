@@ -18,6 +18,7 @@ from nearfar import runs, trained, weights
 from nearfar.card import write_card
 from nearfar.data import ImageSet, load_images
 from nearfar.errors import InputError
+from nearfar.exchange import exchange
 from nearfar.inference import embed, embed_pixels, find_device, for_inference
 from nearfar.opening import check_block
 from nearfar.params import Params
@@ -258,17 +259,17 @@ class Embedder(Params):
         self._require_fitted()
         folder = Path(folder)
         if overwrite and (folder / runs.CONFIG).exists():
-            beside, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-            for stale in (beside, old):
-                shutil.rmtree(stale, ignore_errors=True)
-            self.save(beside)
-            folder.rename(old)
-            beside.rename(folder)
-            shutil.rmtree(old)
+            beside = folder.with_name(f".{folder.name}.new")
+            shutil.rmtree(beside, ignore_errors=True)  # what a killed process left
+            try:
+                exchange(self.save(beside), folder)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)  # the earlier run, or as much of the new one as there was room for
             return folder
         config = self.config({})
         runs.begin(folder, config, resume=False)
-        trained.finish(folder, self.encoder_, config, self.history_, self.head_, self.text_, self.temperature_)
+        towers = (self.text_, self.temperature_)
+        trained.finish(folder, config | trained.write_model(folder, self.encoder_, self.history_, self.head_, *towers))
         return folder
 
     def config(self, data: Mapping[str, Any]) -> dict[str, Any]:

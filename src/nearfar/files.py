@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,30 +16,57 @@ from typing import Any, BinaryIO
 
 from nearfar.errors import InputError
 
+LEFT_OVER = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
+"""Names of the temporary files that a writer leaves when it is killed."""
+
 
 @contextlib.contextmanager
-def write_atomic(path: Path | str) -> Iterator[BinaryIO]:
+def write_atomic(path: Path | str, *, tidy: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file beside ``path`` for writing in binary; on leaving without an error it takes the place of ``path``.
+
+    Args:
+        path: the file; its folder is made where there is none.
+        tidy: remove what killed writers of the same file left, which costs a look at the folder.
 
     Raises:
         InputError: the disk is full, or the folder cannot be written to. The earlier ``path`` is untouched.
     """
     path = Path(path)
     with explain_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        make_folder(path.parent)
+        if tidy:
+            sweep(path.parent, path.name)
+        handle, temporary = _claim(path)
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
+                os.chmod(temporary, 0o666 & ~_umask())
+                os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files that killed writers of ``name`` left in ``folder``, or of any; living ones hold theirs."""
+    with contextlib.suppress(OSError):
+        for left in os.listdir(folder):
+            if LEFT_OVER.fullmatch(left) and (name is None or left[1:-14] == name):
+                with contextlib.suppress(OSError):
+                    _remove_abandoned(folder / left)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that they outlast a power cut."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 @contextlib.contextmanager
@@ -49,6 +77,7 @@ def explain_os_errors(path: Path | str) -> Iterator[None]:
     except OSError as error:
         reasons = {
             errno.ENOSPC: "the disk is full; free some space and run again",
+            errno.EFBIG: "the file would be larger than files may be here; choose another folder, or raise the limit",
             errno.EDQUOT: "the disk quota is used up; free some space and run again",
             errno.EACCES: "permission denied; choose a folder that you may write to",
             errno.EPERM: "not permitted; choose a folder that you may write to",
@@ -82,9 +111,9 @@ def only_writer(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def write_bytes(path: Path | str, content: bytes) -> None:
-    """Write ``content`` to ``path`` atomically."""
-    with write_atomic(path) as file:
+def write_bytes(path: Path | str, content: bytes, *, tidy: bool = True) -> None:
+    """Write ``content`` to ``path`` atomically; ``tidy`` as for `write_atomic`."""
+    with write_atomic(path, tidy=tidy) as file:
         file.write(content)
 
 
@@ -124,17 +153,38 @@ def hash_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; file systems that cannot sync a folder are left alone."""
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed in a folder durable; file systems that cannot sync a folder are left alone."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _claim(path: Path) -> tuple[int, str]:
+    """A new temporary file beside ``path``, locked as long as it is open, so that it is known to be of a living writer."""
+    while True:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        with contextlib.suppress(OSError):  # where locks are not to be had, nothing is swept either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, temporary
+        os.close(handle)  # swept before it was locked
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove a temporary file, unless a living writer holds it."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -8,6 +8,7 @@ themselves are let through. Numbers of fields are those of onnx.proto3.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def read_file(path: Path) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
+            content = file.read(min(os.fstat(file.fileno()).st_size, LARGEST) + 1)  # what is asked for is taken at once
     except FileNotFoundError:
         raise InputError(f"{path} is missing; make it with nearfar export RUN --out {path}") from None
     except OSError as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -59,7 +60,7 @@ def check(recipe: Recipe, train: ImageSet, *, seed: int, start: nn.Module | None
     classes = targets.classes
     sampler = build_sampler(recipe, targets, seed=seed, names=[train.classes[number] for number in classes])
     check_shares(sampler.epoch(0).batch_size, recipe.train.chunk, current().world, paired=recipe.sampling.kind == "pairs")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), explain_size():
         encoder = begin_encoder(recipe, train, start)
         build_loss(recipe, encoder, train, targets)
         build_projector(recipe, encoder, train)
@@ -80,6 +81,18 @@ def learns_nothing(recipe: Recipe) -> bool:
     params = recipe.encoder.params
     frozen = recipe.encoder.kind == "timm" and params.get("frozen") is True and not params.get("dim")
     return frozen and recipe.train.mode == "embedding" and recipe.sampling.kind != "captions"
+
+
+@contextlib.contextmanager
+def explain_size(where: str = "the recipe") -> Iterator[None]:
+    """Turn what PyTorch says of a network that no memory holds, or no number counts, into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (RuntimeError, OverflowError, MemoryError, TypeError, ValueError) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0][:300]
+        raise InputError(f"{where} asks for a network that cannot be built: {said}") from error
 
 
 def training_targets(recipe: Recipe, train: ImageSet, *, seed: int) -> Targets:

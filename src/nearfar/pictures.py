@@ -25,7 +25,7 @@ _NAME = re.compile(r"(\d{1,19})\.png")
 def write(folder: Path, ids: npt.NDArray[np.int64], images: Any) -> None:
     """Write the images uint8 [N, C, H, W] of a run under their ids [N]; in order, and before the index names them."""
     for number, image in zip(ids.tolist(), images, strict=True):
-        write_bytes(folder / FOLDER / f"{number}.png", as_png(image))
+        write_bytes(folder / FOLDER / f"{number}.png", as_png(image), tidy=False)  # `sweep` looks at the folder once
 
 
 def read(folder: Path, number: int) -> bytes | None:

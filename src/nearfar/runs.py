@@ -12,7 +12,8 @@ from typing import Any
 
 import nearfar
 from nearfar.errors import InputError
-from nearfar.files import explain_os_errors, read_json, write_json, write_text
+from nearfar.exchange import stranded
+from nearfar.files import LEFT_OVER, explain_os_errors, make_folder, read_json, write_json, write_text
 from nearfar.heads import Head, load_head
 
 FORMAT = 1
@@ -48,7 +49,7 @@ def begin(folder: Path, config: Mapping[str, Any], *, resume: bool) -> None:
         if (folder / CHECKPOINT).exists():
             return
     with explain_os_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     write_json(folder / CONFIG, {"format": FORMAT, "nearfar": nearfar.__version__, "state": "training", **config})
 
 
@@ -60,8 +61,8 @@ def must_be_free(folder: Path) -> None:
     """
     if folder.is_file():
         raise InputError(f"{folder} is a file; choose a folder for the run")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
+    if not folder.is_dir() or all(LEFT_OVER.fullmatch(path.name) for path in folder.iterdir()):
+        return  # what a writer left that was killed before the first file was whole is swept by the next
     if not (folder / CONFIG).exists():
         raise InputError(f"{folder} holds something else than a run; choose an empty or a new folder")
     state = read_config(folder)["state"]
@@ -107,6 +108,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         InputError: there is no run in ``folder``, or its config is damaged or of a later format.
     """
     if not folder.is_dir():
+        if (old := stranded(folder)) is not None:
+            raise InputError(f"{folder} was being replaced when its writer was killed; what it held is in {old}: rename that")
         raise InputError(f"there is no run folder {folder}; make one with nearfar train DATA --out {folder}")
     if not (folder / CONFIG).exists():
         raise InputError(f"{folder} is not a run: it has no {CONFIG}; make one with nearfar train DATA --out RUN")
@@ -126,6 +129,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     ):
         if not isinstance(config.get(key), kind):
             raise InputError(f"{folder / CONFIG} is damaged: {key!r} is missing or not a {kind.__name__}")
+    if not all(isinstance(name, str) for name in config["classes"]):
+        raise InputError(f"{folder / CONFIG} is damaged: 'classes' are not all text")
+    if not isinstance(config.get("training", {}), dict) or not isinstance(config["data"].get("source", ""), str | None):
+        raise InputError(f"{folder / CONFIG} is damaged: 'training' or the source of 'data' is of the wrong kind")
     return config
 
 

@@ -6,6 +6,7 @@ refused.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,45 +18,43 @@ import nearfar
 from nearfar.checkpoint import load_tensors, load_weights, save_tensors
 from nearfar.encoders import build_encoder, channels_last
 from nearfar.errors import InputError
-from nearfar.files import hash_file, write_json
+from nearfar.files import hash_file, sweep, write_json
 from nearfar.heads import Head, save_head
+from nearfar.parts import explain_size
 from nearfar.recipe import Recipe
 from nearfar.runs import CHECKPOINT, CONFIG, FORMAT, HEAD, MODEL, TEXT, read_finished, write_history
 from nearfar.text import TextTower
 
 
-def finish(
+def write_model(
     folder: Path,
     encoder: nn.Module,
-    config: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     head: Head | None = None,
     text: TextTower | None = None,
     temperature: float | None = None,
-) -> str:
-    """Write the trained model into ``folder`` and declare the run finished; returns the model's hash.
+) -> dict[str, Any]:
+    """Write the weights and the history into ``folder``; returns what the config of a finished run says of them."""
+    write_history(folder, history)
+    save_tensors(folder / MODEL, encoder.state_dict())
+    parts: dict[str, Any] = {"model": {"file": MODEL, "sha256": hash_file(folder / MODEL)}}
+    if head is not None:
+        parts["head"] = {"file": HEAD, "sha256": save_head(folder / HEAD, head)}
+    if text is not None:
+        parts["text"] = {"file": TEXT, "sha256": text.save(folder), "temperature": temperature}
+    return parts
+
+
+def finish(folder: Path, config: Mapping[str, Any]) -> None:
+    """Declare the run finished, once all that belongs to it is in ``folder``; ``config`` has what `write_model` returned.
 
     The checkpoint goes last, so a crash before leaves a run that can be resumed.
     """
-    write_history(folder, history)
-    save_tensors(folder / MODEL, encoder.state_dict())
-    digest = hash_file(folder / MODEL)
-    write_json(
-        folder / CONFIG,
-        {
-            "format": FORMAT,
-            "nearfar": nearfar.__version__,
-            "state": "finished",
-            **config,
-            "model": {"file": MODEL, "sha256": digest},
-            **({} if head is None else {"head": {"file": HEAD, "sha256": save_head(folder / HEAD, head)}}),
-            **({} if text is None else {"text": {"file": TEXT, "sha256": text.save(folder), "temperature": temperature}}),
-        },
-    )
+    write_json(folder / CONFIG, {"format": FORMAT, "nearfar": nearfar.__version__, "state": "finished", **config})
     (folder / CHECKPOINT).unlink(missing_ok=True)
-    if (folder / CHECKPOINT).parent.is_dir():
+    sweep((folder / CHECKPOINT).parent)
+    with contextlib.suppress(OSError):  # it is not there, or holds what is not ours
         (folder / CHECKPOINT).parent.rmdir()
-    return digest
 
 
 def load(folder: Path) -> tuple[Recipe, nn.Module, dict[str, Any]]:
@@ -77,11 +76,8 @@ def load(folder: Path) -> tuple[Recipe, nn.Module, dict[str, Any]]:
     def built() -> nn.Module:
         return build_encoder(recipe.encoder.kind, channels=channels, size=(size[0], size[1]), **recipe.encoder.params)
 
-    try:
-        with torch.device("meta"):  # no memory is taken on the word of a config, only for weights that are there
-            encoder = built()
-    except (RuntimeError, OverflowError, MemoryError) as error:
-        raise InputError(f"{folder / CONFIG} asks for a network that cannot be built: {str(error).splitlines()[0]}") from None
+    with explain_size(str(folder / CONFIG)), torch.device("meta"):  # memory is taken for weights that are there, not on a word
+        encoder = built()
     load_weights(encoder, weights, path)
     if any(one.is_meta for one in encoder.buffers()):  # what a layer works out when it is built, and keeps out of files
         with torch.random.fork_rng(devices=[]):

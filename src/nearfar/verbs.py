@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from nearfar.progress import Watcher
 from nearfar.recipe import Recipe, load_recipe
 from nearfar.search import NeighborIndex
 from nearfar.splits import describe, load_for, parse_unseen, present_classes
+from nearfar.spreadsheet import csv_text
 
 __all__ = ["embed", "evaluate", "export", "predict", "search", "train"]
 
@@ -110,8 +109,9 @@ def train(
         return {}
     z = model.transform(splits.train)
     towers = (model.text_, model.temperature_)
-    digest = trained.finish(folder, model.encoder_, model.config(about), model.history_, model.head_, *towers)
+    config = model.config(about) | trained.write_model(folder, model.encoder_, model.history_, model.head_, *towers)
     labels = labels_to_know(chosen, splits.train, seed=seed)
+    digest = config["model"]["sha256"]
     index = NeighborIndex(chosen.evaluate.metric, chosen.evaluate.backend).fit(z, labels)
     index.save(folder / runs.INDEX, model_hash=digest, names={"images": splits.train.ids.tolist()})
     found = {}
@@ -123,10 +123,11 @@ def train(
         seen = None if held is None else (model.transform(held), labels_in(held, model.classes_))
         gallery = gallery_of(index, chosen.evaluate, len(splits.train))
         write_calibration(folder, gallery, calibrate(gallery, seen))
-    write_card(folder)
     if events is not None:
         shown = splits.train if splits.validation is None else splits.validation
         tracking.write_projector(events, z if shown is splits.train else model.transform(shown), shown, seed=seed)
+    write_card(folder, config)
+    trained.finish(folder, config)  # last: whatever kills us before, --resume goes on
     return {
         "run": str(folder),
         "recipe": chosen.name,
@@ -405,9 +406,5 @@ def _to_predict(images: Sequence[str | Path], model: Model, skip_bad: bool) -> I
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, csv_text(list(dict.fromkeys(key for row in rows for key in row)), rows))
     return rows

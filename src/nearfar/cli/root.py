@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError
 
 from nearfar import __version__
 from nearfar.errors import InputError, ProcessLostError
+from nearfar.terminal import plain, visible
 
 app = App(
     name="nearfar",
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         app(arguments, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except (InputError, CycloptsError) as error:
-        _fail(" ".join(str(error).split()), 2)
+        _fail(one_line(error), 2)
     except ProcessLostError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
@@ -55,8 +56,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def show_result(result: Any, as_json: bool, form: Callable[[Any], str]) -> None:
-    """Print a result to stdout: as JSON, or as text that ``form`` makes of it."""
-    print(json.dumps(result, ensure_ascii=False, allow_nan=False) if as_json else form(result))
+    """Print a result to stdout: as JSON, or as text that ``form`` makes of it; nothing in it moves the terminal's cursor."""
+    if as_json:
+        text = json.dumps(result, ensure_ascii=False, allow_nan=False)
+        print("".join(letter if visible(letter) else json.dumps(letter)[1:-1] for letter in text))
+    else:
+        print("\n".join(plain(line) for line in form(result).split("\n")))
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line of at most 1,000 characters."""
+    said = plain(" ".join(str(error).split()))
+    return said if len(said) <= 1000 else f"{said[:700]} ... {said[-295:]}"
 
 
 def _fail(message: str, code: int) -> None:

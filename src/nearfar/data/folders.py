@@ -194,6 +194,8 @@ def _read_metadata(table: Path) -> Iterator[_Row]:
             path, label = cells[at_file].strip(), None if at_label is None else cells[at_label].strip()
             if not path or label == "":
                 raise InputError(f"{where}: {'label' if path else 'file_name'} is empty; every row needs one")
+            if path.startswith("/") or ".." in path.split("/"):
+                raise InputError(f"{where}: file_name is {path!r}; a table names files of its own folder alone")
             split = None if at_split is None else split_named(cells[at_split])
             if at_split is not None and split is None:
                 raise InputError(f"{where}: split is {cells[at_split]!r}; expected train, validation or test")

@@ -163,7 +163,9 @@ def _values(file: BinaryIO, path: Path, shape: tuple[int, ...]) -> npt.NDArray[n
 
 
 def _at_end(file: BinaryIO, path: Path, shape: tuple[int, ...]) -> None:
-    if file.read(1):
+    with readable(path):
+        more = file.read(1)  # where a packed file ends, its checksum is compared
+    if more:
         raise InputError(f"{path} is damaged: it is longer than the {list(shape)} values that its header names")
 
 

@@ -120,7 +120,7 @@ def read_deb(path: Path) -> Files:
             while len(header := file.read(60)) == 60:
                 name, size = header[:16].decode().strip().rstrip("/"), int(header[48:58])
                 if name.startswith("data.tar"):
-                    return _untarred(file.read(size))
+                    return _untarred(file.read(min(size, path.stat().st_size)))
                 file.seek(size + size % 2, os.SEEK_CUR)
     except (ValueError, tarfile.TarError, OSError, EOFError) as error:
         raise Unavailable(f"{path.name} cannot be unpacked ({error})") from error

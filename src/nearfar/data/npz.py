@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,7 +136,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with readable(path), zipfile.ZipFile(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, UnicodeDecodeError, struct.error) as error:
         # RuntimeError is how a password is asked for.
         raise InputError(f"{path} is not a readable .npz archive: {error}") from error
 
@@ -151,7 +151,9 @@ def _member(path: Path, name: str) -> Iterator[tuple[IO[bytes], _Header]]:
                 version = np.lib.format.read_magic(file)
                 read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
                 shape, columns_first, dtype = read(file)
-            except (ValueError, KeyError, zlib.error) as error:
+            except (zipfile.BadZipFile, OSError):
+                raise
+            except Exception as error:  # a header is read as Python text, and fails in as many ways as that
                 raise InputError(f"{path}: {name!r} is not a plain array ({error})") from error
             if dtype.hasobject or dtype.kind == "V":
                 raise InputError(f"{path}: {name!r} holds Python objects, which are never loaded; save a plain array")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from collections import Counter
@@ -28,6 +26,7 @@ from nearfar.labelissues.scores import Judged, fit_kernel, judge
 from nearfar.opening import shape_of
 from nearfar.progress import Watcher
 from nearfar.splits import load_for
+from nearfar.spreadsheet import csv_text
 
 FOLDER, TABLE, GALLERY = "label-issues", "issues.csv", "issues.html"
 NEAREST = 5  # neighbours that are named and shown
@@ -199,14 +198,12 @@ def _verdict(parts: list[Part], labels: Ints, classes: int) -> tuple[Ints, Judge
 
 
 def _table(entries: list[dict[str, Any]]) -> str:
-    text = io.StringIO(newline="")
     names = ["image", "given", "suggested", "likely", "score", "votes", "nearest", "copies"]
-    writer = csv.DictWriter(text, fieldnames=names)
-    writer.writeheader()
+    rows = []
     for entry in entries:
         lists = {key: json.dumps(entry[key], ensure_ascii=False) for key in ("votes", "nearest", "copies")}
-        writer.writerow(entry | lists | {"likely": "yes" if entry["likely"] else "no"})
-    return text.getvalue()
+        rows.append(entry | lists | {"likely": "yes" if entry["likely"] else "no"})
+    return csv_text(names, rows)
 
 
 def _card(found: Found, row: int) -> Card:

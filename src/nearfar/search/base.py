@@ -36,6 +36,7 @@ class Engine(Protocol):
     adds: ClassVar[bool] = False
     removes: ClassVar[bool] = False
     filters: ClassVar[bool] = False
+    private: ClassVar[tuple[str, ...]] = ()  # options that only the user may give, never an index
     metric: Metric
 
     def settings(self) -> dict[str, Any]:

@@ -380,6 +380,8 @@ def _open(stored: StoredEngine, entries: Entries, metric: Metric, options: Mappi
     if stored.name not in ENGINES:
         raise InputError(f"the index was built by the engine {stored.name!r}{did_you_mean(stored.name, ENGINES)}")
     assert stored.path is not None
+    if odd := [name for name in ENGINES[stored.name].private if name in stored.settings]:
+        raise InputError(f"{stored.path.parent} names an option that only you may give, {odd[0]!r}; it is not opened")
     engine = make_engine(ENGINES[stored.name], stored.name, metric, {**stored.settings, **options})
     engine.read(stored.path, entries.vectors.shape[1], stored.given)
     keys = np.arange(len(entries.ids)) if stored.keys is None else stored.keys

@@ -62,6 +62,7 @@ class MilvusEngine(Engine):
     extra = "milvus"
     modules = ("pymilvus", "milvus_lite.server_manager")
     adds = removes = filters = True
+    private = ("uri",)
 
     def __init__(
         self, metric: Metric, *, uri: str | None = None, m: int = 16, ef_construction: int = 200, ef: int = 96

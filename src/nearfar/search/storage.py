@@ -22,7 +22,16 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfar.errors import InputError
-from nearfar.files import explain_os_errors, hash_file, only_writer, read_json, write_atomic, write_json
+from nearfar.files import (
+    explain_os_errors,
+    hash_file,
+    make_folder,
+    only_writer,
+    read_json,
+    sync_folder,
+    write_atomic,
+    write_json,
+)
 
 MANIFEST = "index.json"
 _FORMAT = "nearfar-index"
@@ -78,7 +87,7 @@ def write_index(folder: Path | str, stored: Stored) -> None:
     if (folder / MANIFEST).exists():
         _check_format(folder / MANIFEST, read_json(folder / MANIFEST))
     with explain_os_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     with only_writer(folder):
         files = {"vectors": _write_array(folder, "vectors", stored.vectors)}
         files["ids"] = _write_array(folder, "ids", stored.ids)
@@ -106,6 +115,7 @@ def write_index(folder: Path | str, stored: Stored) -> None:
         }
         if engine is not None:
             manifest["engine"] = {"name": engine.name, "keys_given": engine.given, "settings": engine.settings}
+        sync_folder(folder)  # the files are there for good before the manifest names them
         write_json(folder / MANIFEST, manifest)
         _sweep(folder, keep={entry["name"] for entry in files.values()})
 
@@ -226,8 +236,8 @@ def _read_array(path: Path, dtype: npt.DTypeLike | None, shape: tuple[int, ...],
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError:
         raise
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} is damaged: {error}; build the index again") from None
+    except Exception as error:  # a header is read as Python text, and fails in as many ways as that
+        raise InputError(f"{path} is damaged: {str(error)[:200]}; build the index again") from None
     wrong_type = array.dtype != dtype if dtype is not None else array.dtype.kind not in "biufU"
     if wrong_type or array.shape != shape or not array.flags.c_contiguous:
         expected = "labels" if dtype is None else f"{np.dtype(dtype)} in row order,"
@@ -246,19 +256,26 @@ def _write_array(folder: Path, what: str, array: npt.NDArray[Any]) -> dict[str, 
 def _write_engine(folder: Path, write: Callable[[Path], None]) -> dict[str, Any]:
     """Let an engine write its file, name it after its content, and return what the manifest says of it."""
     pending = folder / "engine-pending"
-    with explain_os_errors(folder):
+    with _or_nothing(pending):
+        write(pending)
+        with pending.open("rb") as file:
+            os.fsync(file.fileno())
+        digest, size = hash_file(pending), pending.stat().st_size
+        name = f"engine-{digest[:16]}.bin"
+        os.replace(pending, folder / name)
+    return {"name": name, "bytes": size, "sha256": digest}
+
+
+@contextlib.contextmanager
+def _or_nothing(pending: Path) -> Iterator[None]:
+    """Leave no part of a file behind that could not be written."""
+    with explain_os_errors(pending.parent):
         try:
-            write(pending)
-            with pending.open("rb") as file:
-                os.fsync(file.fileno())
-            digest, size = hash_file(pending), pending.stat().st_size
-            name = f"engine-{digest[:16]}.bin"
-            os.replace(pending, folder / name)
+            yield
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 pending.unlink()
             raise
-    return {"name": name, "bytes": size, "sha256": digest}
 
 
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
@@ -270,13 +287,14 @@ def _write_content(folder: Path, what: str, suffix: str, parts: Iterator[bytes] 
     """Write a file called after its hash, and return what the manifest says of it."""
     digest, size = hashlib.sha256(), 0
     pending = folder / f"{what}-pending"
-    with write_atomic(pending) as file:
-        for part in parts:
-            file.write(part)
-            digest.update(part)
-            size += len(part)
-    name = f"{what}-{digest.hexdigest()[:16]}{suffix}"
-    os.replace(pending, folder / name)
+    with _or_nothing(pending):
+        with write_atomic(pending) as file:
+            for part in parts:
+                file.write(part)
+                digest.update(part)
+                size += len(part)
+        name = f"{what}-{digest.hexdigest()[:16]}{suffix}"
+        os.replace(pending, folder / name)
     return {"name": name, "bytes": size, "sha256": digest.hexdigest()}
 
 
@@ -287,5 +305,5 @@ def _sweep(folder: Path, keep: set[str]) -> None:
             continue
         left_over = re.fullmatch(r"\.?(vectors|ids|labels|names|keys|engine)-pending(\..*\.part)?", path.name)
         if _OWN_FILE.fullmatch(path.name) or left_over:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # the new state is there, whatever becomes of the old one
                 path.unlink()

@@ -20,7 +20,7 @@ Ints = npt.NDArray[np.int64]
 
 METRICS: tuple[str, ...] = get_args(Metric)
 
-_LARGEST = 1e15
+LARGEST = 1e15
 """Squares of larger float32 values come near the largest float32 there is, and distances would be infinite."""
 
 _BLOCK = 1 << 22
@@ -89,8 +89,8 @@ def as_vectors(values: Any, name: str, *, dimensions: int | None = None, owner: 
     with np.errstate(over="ignore"):
         array = np.ascontiguousarray(array, dtype=np.float32)
     for start, block in blocks(array):
-        if not np.abs(block).max() <= _LARGEST:
-            row = start + int(np.flatnonzero(~(np.abs(block).max(axis=1) <= _LARGEST))[0])
+        if not np.abs(block).max() <= LARGEST:
+            row = start + int(np.flatnonzero(~(np.abs(block).max(axis=1) <= LARGEST))[0])
             raise InputError(f"{name} row {row:,} holds NaN, infinity or a value beyond 1e15, expected finite numbers")
     return array
 
