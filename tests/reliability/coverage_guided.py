@@ -16,7 +16,7 @@ with atheris.instrument_imports(include=["nearfar", "tomllib", "zipfile"]):
     import nearfar.recipe
     import nearfar.tensorfile
 
-from reliability import targets
+from reliability import data_targets
 
 from nearfar import onnxfile, tensorfile
 from nearfar.data.idx import read_idx
@@ -49,9 +49,9 @@ def tensors() -> list[bytes]:
 
 PARSERS = {
     "recipe": ("r.toml", load_recipe, lambda: [path.read_bytes() for path in nearfar.recipe.RECIPES.glob("*.toml")]),
-    "idx": ("train-labels-idx1-ubyte", read_idx, lambda: [targets.idx_bytes((3, 2, 2)), targets.idx_bytes((4,))]),
-    "table": ("t.csv", table, targets.tables),
-    "npz": ("a.npz", archive, targets.archives),
+    "idx": ("train-labels-idx1-ubyte", read_idx, lambda: [data_targets.idx_bytes((3, 2, 2)), data_targets.idx_bytes((4,))]),
+    "table": ("t.csv", table, data_targets.tables),
+    "npz": ("a.npz", archive, data_targets.archives),
     "onnx": (
         "m.onnx",
         lambda path: onnxfile.about(path.read_bytes(), "m.onnx"),

@@ -38,7 +38,7 @@ def fill(ground: Ground, name: str, **how: Any) -> children.Ended:
     return ended
 
 
-@pytest.mark.parametrize(("name", "stride"), [("save", 13), ("add", 23), ("train", 40)])
+@pytest.mark.parametrize(("name", "stride"), [("save", 13), ("add", 30)])
 def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(ground: Ground, name: str, stride: int) -> None:
     for at in range(1 + stride // 2, ground.undisturbed(name)[1].calls + 1, stride):
         fill(ground, name, at=at, what="full")
@@ -66,13 +66,13 @@ def close(home: Path, mode: int) -> None:
             path.chmod(mode)
 
 
-@pytest.mark.parametrize("name", ["train", "npz", "add", "serve"])
+@pytest.mark.parametrize("name", ["train", "add", "serve"])
 def test_a_folder_that_may_only_be_read_is_one_line(ground: Ground, name: str) -> None:
     look_only(ground, name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["remove", "save", "evaluate", "report", "export", "explore"])
+@pytest.mark.parametrize("name", ["npz", "remove", "save", "evaluate", "report", "export", "explore"])
 def test_a_folder_that_may_only_be_read_is_one_line_from_what_takes_long_too(ground: Ground, name: str) -> None:
     look_only(ground, name)
 

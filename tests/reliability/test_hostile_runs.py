@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from reliability import jobs, targets
+from reliability import data_targets, jobs
 from samples import shapes
 
 from nearfar import runs, verbs
@@ -145,11 +145,11 @@ def test_a_table_names_no_file_outside_of_its_folder(tmp_path: Path, name: str) 
 
 
 def test_damage_that_was_found_by_fuzzing_is_one_line(tmp_path: Path) -> None:
-    packed = bytearray(gzip.compress(targets.idx_bytes((5, 6, 6)), mtime=0))
+    packed = bytearray(gzip.compress(data_targets.idx_bytes((5, 6, 6)), mtime=0))
     packed[-8] ^= 1  # of the checksum at its end
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(packed)
     refused(load_images, tmp_path / "train-images-idx3-ubyte.gz", words="damaged")
-    archive = bytearray(targets.archives()[0])
+    archive = bytearray(data_targets.archives()[0])
     with zipfile.ZipFile(io.BytesIO(archive)) as readable:
         first = readable.infolist()[0]
     archive[first.header_offset + 7] |= 8  # the name of the member is UTF-8, and then it is not

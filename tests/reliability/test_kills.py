@@ -17,7 +17,7 @@ SHARES = {"train": 30, "often": 30, "finetune": 10, "npz": 16, "parquet": 14, "a
 SHARES |= {"evaluate": 4, "report": 2, "export": 1, "explore": 1}  # of 200
 
 
-@pytest.mark.parametrize(("name", "stride"), [("save", 6), ("add", 15), ("train", 20)])
+@pytest.mark.parametrize(("name", "stride"), [("save", 9), ("add", 25), ("train", 60)])
 def test_what_is_killed_between_two_steps_is_whole_or_goes_on(ground: Ground, name: str, stride: int) -> None:
     calls = ground.undisturbed(name)[1].calls
     for at in range(1 + stride // 2, calls + 1, stride):
