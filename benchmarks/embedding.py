@@ -1,4 +1,4 @@
-"""Embedding 60,000 images: in memory, streamed, and on Ray, on one machine; images a second, start-up apart. On an idle machine.
+"""Embedding 60,000 images: in memory, streamed, and on Ray, on one machine; images a second, start-up apart. Run it when idle.
 
     python benchmarks/embedding.py RUN [--images 60000] [--turns 3]
 
