@@ -70,8 +70,8 @@ CLIP: dict[str, Any] = {
     "encoder": {"kind": "mlp", "hidden": [32], "dim": 8, "normalize": True},
     "loss": {"kind": "clip"},
     "sampling": {"kind": "captions", "batch_size": 40},
-    "text": {"width": 16, "layers": 1, "heads": 2, "length": 12, "vocabulary": 400, "dropout": 0.1},
-    "train": {"epochs": 20, "learning_rate": 0.01},
+    "text": {"width": 16, "layers": 1, "heads": 2, "length": 12, "vocabulary": 400, "dropout": 0.05},
+    "train": {"epochs": 40, "learning_rate": 0.005},
     "evaluate": {"k": 5, "bootstrap": 50, "templates": ["a {} square"]},
 }
 

@@ -21,7 +21,7 @@ from nearfar.inference import embed
 from nearfar.losses.towers import of_towers
 from nearfar.parts import build
 from nearfar.recipe import Recipe
-from nearfar.sampling import Pairs, Shuffle
+from nearfar.sampling import Captions, Pairs, Shuffle
 from nearfar.search import NeighborIndex
 
 VIEWED = 2048  # images whose views are looked at, at most
@@ -138,23 +138,24 @@ def _view_figures(
 
 
 def _caption_figures(z: np.ndarray, loss: TowersLoss, recipe: Recipe, validation: ImageSet, device: str) -> dict[str, Any]:
-    """The loss on held-out images with their first captions, how often each side finds the other, and with labels the vote."""
+    """The loss on held-out images and captions, always the same ones, how often each side finds the other, and the vote."""
     voted = {} if validation.labels is None else {"knn_accuracy": _knn_accuracy(z, validation.labels, recipe)}
     if not any(validation.texts or ()):
         return {"loss": None} | voted
     captions, training = captions_of(validation), loss.training
     loss.eval()
     texts = loss.tower.embed(captions.distinct, device)
-    rows, first = captions.captioned, captions.first
-    plan = Shuffle(rows, batch_size=min(recipe.sampling.batch_size, len(rows)), seed=SEED).epoch(0)
+    size = min(recipe.sampling.batch_size, len(captions.captioned))
+    plan = Captions(captions.numbers, captions.starts, batch_size=size, seed=SEED).epoch(0)
     total = 0.0
     for number in range(len(plan)):
-        chosen = plan.batch(number).rows
-        points, keys = (torch.from_numpy(part).to(device) for part in (z[chosen], texts[first[chosen]]))
-        total += float(of_towers(loss.loss, points, keys, torch.from_numpy(first[chosen]).to(device))) * len(chosen)
+        batch = plan.batch(number)
+        drawn = torch.from_numpy(batch.captions).to(device)
+        points, keys = (torch.from_numpy(part).to(device) for part in (z[batch.rows], texts[batch.captions]))
+        total += float(of_towers(loss.loss, points, keys, drawn)) * len(batch.rows)
     loss.train(training)
     found = rank_towers(z, texts, captions.by_image()).figures((1,))
-    return {"loss": total / len(rows)} | {way: figures["recall@1"] for way, figures in found.items()} | voted
+    return {"loss": total / len(plan.rows)} | {way: figures["recall@1"] for way, figures in found.items()} | voted
 
 
 def _pairs(numbers: np.ndarray, recipe: Recipe) -> Any:
