@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nearfar import distributed
 from nearfar.distributed import Group, part_of
+from nearfar.doctor.proof import trials
 from nearfar.encoders import UnitNorm
 from nearfar.errors import InputError
 from nearfar.files import write_json
@@ -223,3 +224,18 @@ def by_every_loss(steps: int, group: Group) -> dict[str, list[float]]:
             optimizer.step()
         found[kind] = torch.cat([parameter.detach().reshape(-1) for parameter in learned]).tolist()
     return found
+
+
+def averaged_trials(asked: dict[str, Any], group: Group) -> list[list[float]]:
+    """The doctor's trials, the first with the mistake that gradients are averaged in place of added up."""
+    right = Group.reduce
+
+    def averaged(self: Group, parameters: Any, flag: bool = False, *, whole: bool = False) -> bool:
+        return right(self, parameters, flag, whole=True)
+
+    Group.reduce = averaged  # type: ignore[method-assign]
+    try:
+        wrong = trials({"recipes": asked["recipes"][:1]}, group)
+    finally:
+        Group.reduce = right  # type: ignore[method-assign]
+    return wrong + trials({"recipes": asked["recipes"][1:]}, group)

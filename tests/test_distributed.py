@@ -27,6 +27,7 @@ from nearfar.encoders.shared import Shared, embedding
 from nearfar.errors import InputError, ProcessLostError
 from nearfar.files import read_json
 from nearfar.losses import LOSSES
+from nearfar.memory import saved_bytes
 from nearfar.parts import check
 from nearfar.sampling import Batch
 
@@ -212,6 +213,18 @@ def test_a_step_sends_the_embeddings_once_and_their_gradient_once(kind: str, two
     parameters = 36 + len(list(LOSSES[kind]().parameters())) + 1
     sums = {"dcl": 3, "dclw": 5}.get(kind, 2)
     assert sent == [("gather", 40 * 6), ("all_reduce", sums), ("scatter", 40 * 6), ("all_reduce", parameters)]
+
+
+def test_the_memory_of_a_part_of_the_rows_is_its_share() -> None:
+    y = torch.arange(2048) % 10
+    rows_, keys = (rows(count, dim=64, dtype=torch.float32).requires_grad_() for count in (1024, 2048))
+    for kind in ("supcon", "info-nce", "triplet"):
+        loss = LOSSES[kind]() if kind != "triplet" else LOSSES[kind](mining="hard")
+        kept, _ = saved_bytes(lambda loss=loss: loss.sums(rows_, y[:1024], keys, y))
+        share = 4 * 64 * (1024 + 2048)
+        if kind == "triplet":
+            share = saved_bytes(lambda loss=loss: loss(keys, y))[0] / 2
+        assert kept < 1.1 * share, kind
 
 
 def test_other_losses_send_no_more(two: list[dict[str, Any]]) -> None:

@@ -4,7 +4,7 @@
 when it is called, so that help and refusals come at once.
 """
 
-from nearfar.cli import data, hub, index, judge, look, serve, train, use
+from nearfar.cli import data, doctor, hub, index, judge, look, serve, train, use
 from nearfar.cli.root import app, main
 
-__all__ = ["app", "data", "hub", "index", "judge", "look", "main", "serve", "train", "use"]
+__all__ = ["app", "data", "doctor", "hub", "index", "judge", "look", "main", "serve", "train", "use"]
