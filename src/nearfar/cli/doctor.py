@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from nearfar.cli.options import AsJson
+from nearfar.cli.options import AsJson, Run
 from nearfar.cli.root import app, show_result
 
 
 @app.command
 def doctor(
-    run: Path | None = None,
+    run: Run | None = None,
     /,
     *,
     recipe: str | None = None,
@@ -25,10 +24,8 @@ def doctor(
 
     Parameters
     ----------
-    run
-        A run folder, whose recipe is examined; its images are not needed.
     recipe
-        A recipe's name or .toml file instead; by default mnist-fast.
+        A recipe's name or .toml file to examine; by default that of RUN, whose images are not needed, or else mnist-fast.
     processes
         How many processes the proof starts, 2 to 6; 0 leaves it out.
     steps
