@@ -16,7 +16,7 @@ from samples import TINY, shapes
 from torch import Tensor
 
 import nearfar as nf
-from nearfar import judging, runs, train, trained, verbs
+from nearfar import judging, measuring, runs, train, trained, verbs
 from nearfar.cli import main
 from nearfar.data import ImageSet
 from nearfar.headloss import HeadLoss
@@ -212,7 +212,7 @@ def test_head_figures_and_predictions_are_those_of_the_head_itself(base: Path, t
     out, test = tmp_path / "linear", images(60, seed=9)
     verbs.train(images(), start=base, out=out, changes={"train.mode": "linear", "evaluate.bootstrap": 100})
     judged = judging.judge(out, test)
-    tree = judging.figures(judged)
+    tree = measuring.figures(judged)
     head = judged.model.head_
     assert head is not None
     scores = judged.z.astype(np.float64) @ head.weight.T.astype(np.float64) + head.bias
@@ -229,7 +229,7 @@ def test_head_figures_and_predictions_are_those_of_the_head_itself(base: Path, t
     assert "head_label" in (tmp_path / "labels.csv").read_text().splitlines()[0]
 
     strangers = ImageSet(images=test.images, labels=test.labels, classes=("a", "b", "c", "new"), name="strangers")
-    assert "head_accuracy" not in judging.figures(judging.judge(out, strangers))["classification"]
+    assert "head_accuracy" not in measuring.figures(judging.judge(out, strangers))["classification"]
 
 
 @pytest.mark.parametrize(

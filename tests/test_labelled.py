@@ -13,7 +13,8 @@ import nearfar as nf
 from nearfar import answers, runs, verbs
 from nearfar.evaluation import evaluate_embeddings
 from nearfar.indexing import add_images
-from nearfar.judging import evaluate, gallery_images, judge, threshold_rows
+from nearfar.judging import gallery_images, judge, threshold_rows
+from nearfar.measuring import evaluate
 from nearfar.parts import training_targets
 from nearfar.recipe import Recipe
 from nearfar.report import gather

@@ -34,8 +34,8 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_another_run_is_judged_as_the_run_is(tmp_path: Path, other: Path) -> None:
-    run = train(tmp_path / "one", baseline=str(other))
-    tree = verbs.evaluate(run, shapes(120))
+    run = train(tmp_path / "one")
+    tree = verbs.evaluate(run, shapes(120), baseline=str(other))
     judged, model = judge(run, shapes(120)), nf.Embedder.load(other)
     assert judged.splits is not None
     near, asked = (model.transform(part) for part in (judged.splits.train, judged.queries))
@@ -55,13 +55,16 @@ def test_another_run_is_judged_as_the_run_is(tmp_path: Path, other: Path) -> Non
     assert set(tree["baselines"]) == {"pixels", "pca", "model"}
 
 
-def test_a_baseline_that_is_not_there_is_left_out_with_a_line(tmp_path: Path, cli: Callable[..., tuple[int, str, str]]) -> None:
-    tree = verbs.evaluate(train(tmp_path / "run", baseline="resnet19"), shapes(120))
-    reason = tree["left_out"]["evaluate.baseline"]
-    assert reason.startswith("evaluate.baseline is 'resnet19', neither a run folder nor a model that timm can load: timm ")
-    assert "\n" not in reason
-    assert set(tree["baselines"]) == {"pixels", "pca"}
-    assert f"without evaluate.baseline: {reason}" in show.figures(tree)
+def test_a_baseline_that_is_not_there_is_refused_before_anything_is_measured(
+    other: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    before = sorted(path.name for path in other.iterdir())
+    for verb in ("evaluate", "report"):
+        code, _, said = cli(verb, str(other), "--baseline", "resnet19")
+        assert code == 2
+        assert "the baseline is 'resnet19', neither a run folder nor a model that timm can load: timm " in said
+        assert said.count("\n") == 1
+    assert sorted(path.name for path in other.iterdir()) == before
 
 
 def test_a_published_model_sees_images_as_its_weights_were_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,9 @@ from nearfar.evaluation.leaks import Copies, find_copies, leak_figures, leak_par
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+
+Other = tuple[str, Callable[[ImageSet], Floats]]
+"""A model to stand beside: its name, and what embeds images by it."""
 Parts = dict[str, npt.NDArray[np.bool_]]
 
 
@@ -46,7 +49,7 @@ class Beside:
         dimensions: of the run's embedding.
         terms: how the run is measured.
         held: images and class numbers on which thresholds of pairs are chosen; None: such thresholds are left out.
-        other: the name of another model, and what embeds images by it, or why nothing does; None: no other was named.
+        other: the name of another model, and what embeds images by it; None: no other was named.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class Beside:
         dimensions: int,
         terms: Terms,
         held: tuple[ImageSet, Ints] | None,
-        other: tuple[str, Callable[[ImageSet], Floats] | InputError] | None = None,
+        other: Other | None = None,
     ) -> None:
         self.terms = terms
         self.other = None if other is None else other[0]
@@ -67,8 +70,6 @@ class Beside:
             self.left_out = dict.fromkeys(("leaks", "baselines"), str(trained_on))
             return
         embed = None if other is None else other[1]
-        if isinstance(embed, InputError):
-            self.left_out["evaluate.baseline"], embed = str(embed), None
         try:
             self._untrained = Untrained(trained_on, dimensions, embed)
             self._held = None if held is None else (self._untrained.embed(held[0]), held[1])

@@ -25,18 +25,16 @@ def other_model(name: str, *, device: str = "auto") -> Callable[[ImageSet], Floa
     """What turns images into the other model's embeddings, float32 [N, D].
 
     Args:
-        name: a run folder, or the name of a model of timm, whose published weights are taken; ``evaluate.baseline``.
+        name: a run folder, or the name of a model of timm, whose published weights are taken.
         device: where it computes.
 
     Raises:
-        InputError: it is neither, or cannot be loaded; ``evaluate.baseline`` is named.
+        InputError: it is neither, or cannot be loaded.
     """
     try:
         model = Embedder.load(name, device=device) if (Path(name) / runs.CONFIG).exists() else _published(name, device)
     except InputError as reason:
-        raise InputError(
-            f"evaluate.baseline is {name!r}, neither a run folder nor a model that timm can load: {reason}"
-        ) from None
+        raise InputError(f"the baseline is {name!r}, neither a run folder nor a model that timm can load: {reason}") from None
 
     def embed(images: ImageSet) -> Floats:
         starts = range(0, len(images), _AT_ONCE)

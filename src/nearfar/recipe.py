@@ -150,7 +150,6 @@ class EvaluateSection:
     vote: Literal["majority", "similarity"] = "majority"
     threshold: float | None = None  # distance below which a pair counts as the same; None: the best on validation pairs
     bootstrap: int = 1000  # resamples of the queries behind every confidence interval
-    baseline: str = ""  # a run folder or a model of timm whose figures stand beside; docs/evaluation.md
     templates: tuple[str, ...] = ()  # captions: texts with {} for a class's name, by which images are classified; (): not
 
     def __post_init__(self) -> None:

@@ -16,7 +16,8 @@ from nearfar.data import ImageSet, load_any, load_images
 from nearfar.data.loading import open_source
 from nearfar.errors import InputError
 from nearfar.files import write_text
-from nearfar.judging import Source, evaluate, images_to_judge, judge
+from nearfar.judging import Source, images_to_judge, judge
+from nearfar.measuring import evaluate
 from nearfar.opening import Model, classes_of, labels_in, load_index, load_run, open_model, shape_of
 from nearfar.progress import Watcher
 from nearfar.recipe import Recipe, load_recipe

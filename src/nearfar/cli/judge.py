@@ -17,6 +17,7 @@ def evaluate(
     data: str | None = None,
     /,
     *,
+    baseline: str | None = None,
     device: Device = "auto",
     skip_bad: SkipBad = False,
     as_json: Annotated[AsJson, Parameter(help="Print the whole tree as JSON.")] = False,
@@ -27,10 +28,12 @@ def evaluate(
     ----------
     data
         Other images to measure it on; classes that the run does not know are searched among themselves.
+    baseline
+        Another run, or the name of a model of timm, to be measured in the same way and stand beside.
     """
     from nearfar import show, verbs
 
-    show_result(verbs.evaluate(run, data, device=device, skip_bad=skip_bad), as_json, show.figures)
+    show_result(verbs.evaluate(run, data, baseline=baseline, device=device, skip_bad=skip_bad), as_json, show.figures)
 
 
 @app.command
@@ -39,6 +42,7 @@ def report(
     data: str | None = None,
     /,
     *,
+    baseline: str | None = None,
     device: Device = "auto",
     skip_bad: SkipBad = False,
     as_json: Annotated[AsJson, Parameter(help="Print what was written, and the whole tree of figures, as JSON.")] = False,
@@ -49,11 +53,13 @@ def report(
     ----------
     data
         Other images to report on, as for evaluate.
+    baseline
+        Another run, or the name of a model of timm, to stand beside, as for evaluate.
     """
     from nearfar import show
     from nearfar.report import report as make
 
-    show_result(make(run, data, device=device, skip_bad=skip_bad), as_json, show.reported)
+    show_result(make(run, data, baseline=baseline, device=device, skip_bad=skip_bad), as_json, show.reported)
 
 
 @app.command

@@ -16,7 +16,8 @@ from nearfar.encoders.summary import summary
 from nearfar.errors import InputError
 from nearfar.files import explain_os_errors, write_bytes, write_json, write_text
 from nearfar.inference import find_device
-from nearfar.judging import Judged, Source, figures, gallery_or_reason, judge
+from nearfar.judging import Judged, Source, gallery_or_reason, judge
+from nearfar.measuring import beside_it, figures
 from nearfar.report.gather import Answers, answer
 from nearfar.report.page import Content, Mistake, render
 from nearfar.report.pictures import GROUPS, MISTAKES, Album, draw_plots
@@ -25,10 +26,17 @@ from nearfar.reproduce import machine
 REPORT = "report.html"
 
 
-def report(run: str | Path, data: Source | None = None, *, device: str = "auto", skip_bad: bool = False) -> dict[str, Any]:
+def report(
+    run: str | Path,
+    data: Source | None = None,
+    *,
+    baseline: str | None = None,
+    device: str = "auto",
+    skip_bad: bool = False,
+) -> dict[str, Any]:
     """Measure a run and leave a report of it in its folder.
 
-    Written are ``metrics.json`` and the model card as `nearfar.judging.evaluate` writes them; every plot that fits the run
+    Written are ``metrics.json`` and the model card as `nearfar.measuring.evaluate` writes them; every plot that fits the run
     in ``plots/``, as PNG and SVG; and ``report.html``, one page of less than 5 MB that loads nothing. Plots of an earlier
     report that no longer fit are removed, all else in the folder is left as it is. Nothing is written before all is
     computed.
@@ -36,6 +44,7 @@ def report(run: str | Path, data: Source | None = None, *, device: str = "auto",
     Args:
         run: the run folder.
         data: name, path or `ImageSet` to judge the run by; None: what it was trained on. See `nearfar.judging.judge`.
+        baseline: another run folder, or a model of timm, to stand beside; None: none does.
         device: "auto", "cpu" or "cuda".
         skip_bad: leave out images that cannot be read instead of refusing.
 
@@ -47,9 +56,10 @@ def report(run: str | Path, data: Source | None = None, *, device: str = "auto",
         InputError: the run or the data cannot be used, or the folder cannot be written to.
     """
     clock = _Clock()
+    other = beside_it(baseline, device)
     judged = judge(run, data, device=device, skip_bad=skip_bad)
     clock.lap("reading and embedding")
-    tree = figures(judged, skip_bad=skip_bad)
+    tree = figures(judged, other=other, skip_bad=skip_bad)
     clock.lap("figures, copies and baselines")
     gallery = gallery_or_reason(judged, skip_bad=skip_bad)
     answers = answer(judged, tree["classification"]["k"])
