@@ -143,7 +143,7 @@ def class_accuracy(done: Fitted, images: ImageSet, template: str) -> float:
     return float((found == images.require_labels()).mean())
 
 
-@pytest.mark.parametrize("kind", ["clip", "nt-xent", "triplet"])
+@pytest.mark.parametrize("kind", ["clip", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("nt-xent", "triplet"))])
 def test_it_learns_from_captions_alone_and_knows_classes_by_words_it_never_read_together(kind: str) -> None:
     images = dataclasses.replace(squares(160), labels=None, classes=())
     made = Recipe.from_dict({**CLIP, "loss": {"kind": kind}})

@@ -41,6 +41,7 @@ def test_advice_names_what_is_short() -> None:
     assert "1 of 4 cores" in said[0]
 
 
+@pytest.mark.slow
 def test_an_averaged_gradient_is_found_out_and_sums_pass() -> None:
     recipe = recipe_of({})
     found = prove(recipe, steps=4, work="distributed_work:averaged_trials")

@@ -273,6 +273,7 @@ def test_on_the_command_line(run: Path, tmp_path: Path, cli: CLI) -> None:
     assert "give --out a name without an ending" in error
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     """Of 5,000 images of 128 x 128 in colour, whose pixels take 246 MB, it holds what it holds of 1,000, or so."""
     program = """
