@@ -29,10 +29,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# One thread a process, so that parallel tests do not fight for the cores.
+# One thread a process, so that parallel tests do not fight for the cores; a file stays with one process, which makes its runs once.
 test: lint
 	$(BIN)/nearfar data fetch mnist
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -q -n auto
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile
 
 test-slow: setup
 	$(BIN)/nearfar data fetch mnist
