@@ -1,15 +1,17 @@
 """A training step from two views of 512 images: ours, beside a DataLoader of two workers with transforms of single images.
 
-    python benchmarks/views.py [--steps 20] [--repeats 3]
+    python benchmarks/views.py [--encoder simclr] [--steps 20] [--repeats 3]
 
 Both do the same: turn, enlarge, slant and cut out (one bilinear interpolation), bend the scale of light, blank out a square,
 normalise; then the same network, loss and optimiser. The transforms of single images are Pillow's and NumPy's, as torchvision
-has them. Runs alternate, times are medians.
+has them. Runs alternate, times are medians. ``--encoder`` names the recipe whose network it is: the smaller, the more the
+views count.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import statistics
 import time
@@ -25,7 +27,7 @@ from nearfar.augment import Augment, normalize
 from nearfar.data import load_images
 from nearfar.losses import NTXentLoss
 from nearfar.parts import build, build_encoder_for, build_optimizer, build_projector
-from nearfar.recipe import load_recipe
+from nearfar.recipe import Part, load_recipe
 
 BATCH = 512
 
@@ -67,12 +69,15 @@ class Views(Dataset[Any]):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", default="simclr")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     images = load_images("mnist", "train")
-    recipe = load_recipe("simclr", {"augment.flip": False})
+    recipe, network = load_recipe("simclr"), load_recipe(options.encoder).encoder
+    params = {name: value for name, value in network.params.items() if name != "tta"}
+    recipe = dataclasses.replace(recipe, encoder=Part(kind=network.kind, params=params))
     mean, std = recipe.data.mean[0], recipe.data.std[0]
     augment: Augment = build("augment", Augment, recipe.augment)
     torch.manual_seed(0)

@@ -20,6 +20,7 @@ from PIL import Image
 from samples import TINY, shapes
 
 from nearfar import __version__, files, verbs
+from nearfar.judging import judge
 from nearfar.recipe import Recipe
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -185,7 +186,7 @@ def test_export_leaves_a_folder_that_the_projector_opens(cli: Cli, run: Path, tm
     assert json.loads(out)["images"] == 24
     assert {path.name for path in (tmp_path / "p").iterdir()} == set(json.loads(out)["files"])
     vectors = np.loadtxt(tmp_path / "p" / "vectors.tsv", delimiter="\t")
-    assert vectors == pytest.approx(verbs.judge(run).z, abs=1e-6)
+    assert vectors == pytest.approx(judge(run).z, abs=1e-6)
     refused(cli("export", run, "--to", "word", "--out", tmp_path / "q"), "word", "projector")
 
 

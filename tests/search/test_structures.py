@@ -101,6 +101,8 @@ def test_children_in_a_forest_that_lead_astray(tmp_path: Path) -> None:
         (leaf, 1, -1, "leaves that hold no vectors"),
         (inner, 1, inner, "children that are no nodes below"),
         (inner, 2, -3, "children that are no nodes below"),
+        (3, 8, 0x7FC00000, "vectors that are not finite"),
+        (inner, 8, 0x7F800000, "planes that are not finite"),
     ]:
         forged = whole.copy()
         forged[row, column] = number

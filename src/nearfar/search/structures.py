@@ -75,7 +75,8 @@ def check_forest(path: Path, metric: str, dimensions: int, items: int) -> None:
         items: vectors that it holds, which are its first nodes.
 
     Raises:
-        BrokenStructure: the file does not consist of nodes, or a child is no node or its own ancestor.
+        BrokenStructure: the file does not consist of nodes, a child is no node or its own ancestor, or a vector or plane is
+            not finite.
     """
     before = 2 if metric == "euclidean" else 1  # numbers before the children
     numbers = dimensions + (3 if metric == "angular" else 4)
@@ -85,6 +86,8 @@ def check_forest(path: Path, metric: str, dimensions: int, items: int) -> None:
     nodes = content.reshape(-1, numbers)
     if (nodes[:items, 0] != 1).any():
         raise BrokenStructure("it has vectors that are no leaves")
+    if not all(_finite(nodes[at : min(at + _NODES, items), -dimensions:]) for at in range(0, items, _NODES)):
+        raise BrokenStructure("it has vectors that are not finite")
     room = numbers - before
     for at in range(items, len(nodes), _NODES):
         part = nodes[at : at + _NODES]
@@ -97,6 +100,13 @@ def check_forest(path: Path, metric: str, dimensions: int, items: int) -> None:
         own = np.arange(at, at + len(part))[:, None]
         if ((children[:, :2] < 0) | (children[:, :2] >= own))[~listed].any():
             raise BrokenStructure("it has children that are no nodes below")
+        if not (_finite(part[~listed, -dimensions:]) and (before == 1 or _finite(part[~listed, 1:2]))):
+            raise BrokenStructure("it has planes that are not finite")
+
+
+def _finite(numbers: npt.NDArray[np.int32]) -> bool:
+    """Whether all are finite, read as float32."""
+    return bool(np.isfinite(np.ascontiguousarray(numbers).view("<f4")).all())
 
 
 def _unpack(form: str, content: npt.NDArray[np.uint8], at: int) -> tuple[int, ...]:
