@@ -23,24 +23,6 @@ class Watcher(Protocol):
         """Something looks wrong, with what to try."""
 
 
-class Silent:
-    """A `Watcher` that passes warnings on to Python's and nothing else."""
-
-    def step(self, epoch: int, epochs: float, step: int, steps: int, loss: float, rate: float, left: float) -> None:
-        pass
-
-    def epoch(self, row: dict[str, Any], epochs: float) -> None:
-        pass
-
-    def note(self, message: str) -> None:
-        pass
-
-    def warn(self, message: str) -> None:
-        import warnings
-
-        warnings.warn(message, stacklevel=3)
-
-
 class Mute:
     """A `Watcher` that passes on nothing: of several processes one speaks."""
 
@@ -55,6 +37,15 @@ class Mute:
 
     def warn(self, message: str) -> None:
         pass
+
+
+class Silent(Mute):
+    """A `Watcher` that passes warnings on to Python's and nothing else."""
+
+    def warn(self, message: str) -> None:
+        import warnings
+
+        warnings.warn(message, stacklevel=3)
 
 
 class Speed:

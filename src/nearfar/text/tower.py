@@ -103,7 +103,7 @@ class TextTower(nn.Module):
             check_number("length", length, least=2, most=LONGEST)
             tokenizer = Tokenizer.fit(captions, vocabulary)
             shape = {"length": length, "width": width, "layers": layers, "heads": heads, "dim": dim, "dropout": dropout}
-            network = TextTransformer(vocabulary=tokenizer.size, **shape)  # type: ignore[arg-type]
+            network = TextTransformer(vocabulary=tokenizer.size, **shape)  # type: ignore[arg-type]  # whole numbers and a share, by name
             return cls(Tokens(tokenizer, length), network, {"kind": kind, **shape})
         if kind == "sentence":
             sentences = Sentences(model)
