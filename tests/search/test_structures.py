@@ -112,3 +112,20 @@ def test_children_in_a_forest_that_lead_astray(tmp_path: Path) -> None:
     whole.ravel()[:-1].tofile(path)
     with pytest.raises(BrokenStructure, match="whole nodes"):
         check_forest(path, "angular", 6, 500)
+
+
+def test_a_forest_is_read_and_let_go_without_standard_input(tmp_path: Path) -> None:
+    path = engine_file(tmp_path, "annoy", "cosine")
+    program = """
+import os, sys, numpy as np
+from pathlib import Path
+from nearfar.search.engines import ENGINES
+os.close(0)
+engine = ENGINES["annoy"]("cosine")
+engine.read(Path(sys.argv[1]), 6, 500)
+print(engine.search(np.ones((1, 6), "f"), 3).shape)
+del engine
+print("let go")
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["(1, 3)", "let go"]), done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -69,6 +70,7 @@ class AnnoyEngine(Engine):
         forest = self._empty(dimensions)
         try:
             check_forest(path, _METRICS[self.metric], dimensions, size)
+            _take_descriptor_zero()
             forest.load(str(path))
         except FileNotFoundError:
             raise
@@ -81,3 +83,14 @@ class AnnoyEngine(Engine):
     def _empty(self, dimensions: int) -> Any:
         (annoy,) = import_for(type(self), "annoy")
         return annoy.AnnoyIndex(dimensions, _METRICS[self.metric])
+
+
+def _take_descriptor_zero() -> None:
+    """Open something as file descriptor 0 if standard input is closed.
+
+    Annoy 1.17.3 takes 0 for "no file": a forest loaded by this descriptor would be freed as if it were no memory map, which
+    ends the process.
+    """
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    if descriptor:
+        os.close(descriptor)
