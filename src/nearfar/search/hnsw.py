@@ -48,7 +48,7 @@ class HnswEngine(Engine):
             raise InputError(f"option longest is {longest!r}, expected the length of a vector; it is found by building")
         self.longest = longest
         self._index: Any = None
-        self._mapped: Path | None = None
+        self._mapped: Any = None  # the map of a file, which the index reads and does not keep open itself
 
     def settings(self) -> dict[str, Any]:
         settings = {"m": self.m, "ef_construction": self.ef_construction, "ef": self.ef}
@@ -101,11 +101,14 @@ class HnswEngine(Engine):
         index = self._empty(dimensions)
         numbers = dimensions + (self.metric == "dot")
         try:
-            check_graph(path, bytes(index.save()), numbers * (2 if self.metric == "cosine" else 4), size)
-            index.view(str(path))
+            # What is looked at is what is searched. By its name usearch would open the file again, and, were it gone by then,
+            # close file descriptor 0, whatever that is (2.26.6).
+            content = np.memmap(path, np.uint8, mode="r")
+            check_graph(content, bytes(index.save()), numbers * (2 if self.metric == "cosine" else 4), size)
+            index.view(content)
         except (ValueError, RuntimeError) as error:
             raise InputError(f"{path} is damaged: {error}; build the index again") from None
-        self._index, self._mapped = index, path
+        self._index, self._mapped = index, content
 
     def _empty(self, dimensions: int) -> Any:
         (usearch,) = import_for(type(self), "hnsw")

@@ -26,11 +26,11 @@ class BrokenStructure(ValueError):
     """A file's links lead astray."""
 
 
-def check_graph(path: Path, empty: bytes, width: int, most: int) -> None:
+def check_graph(content: npt.NDArray[np.uint8], empty: bytes, width: int, most: int) -> None:
     """Look at all links of a graph that usearch wrote (format 2: vectors, head, levels, nodes).
 
     Args:
-        path: the file.
+        content: the file.
         empty: what it would be without vectors.
         width: bytes of a vector.
         most: vectors that it may hold.
@@ -38,7 +38,6 @@ def check_graph(path: Path, empty: bytes, width: int, most: int) -> None:
     Raises:
         BrokenStructure: a part is missing or too long, or a link leads to no node of its layer.
     """
-    content = np.memmap(path, np.uint8, mode="r")
     rows, columns = _unpack("<II", content, 0)
     head = 8 + rows * columns
     size, links, lowest, top, entry = _unpack("<QQQQQ", content, head + _HEAD)
