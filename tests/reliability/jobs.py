@@ -94,7 +94,7 @@ def add_by_service(run: Path, pixels: np.ndarray, label: str) -> list[int]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """The files of a run with a hash of each; figures of time left out of those that have some."""
+    """The files of runs with a hash of each; figures of time and the folder that a run stands in left out."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -134,7 +134,10 @@ def model_in(run: Path) -> str:
 
 def _timeless(path: Path) -> bytes:
     if path.suffix == ".json":
-        return json.dumps(_without_time(json.loads(path.read_bytes())), sort_keys=True).encode()
+        tree = _without_time(json.loads(path.read_bytes()))
+        if path.name == runs.CONFIG and tree.get("start"):
+            tree["start"]["run"] = Path(tree["start"]["run"]).name  # where it began, by its whole path
+        return json.dumps(tree, sort_keys=True).encode()
     if path.suffix == ".jsonl":
         return json.dumps([_without_time(json.loads(line)) for line in path.read_text().splitlines()]).encode()
     if path.name in ("README.md", "report.html"):
