@@ -28,11 +28,11 @@ from nearfar.memory import saved_bytes
 def train(data: str, recipe: str, epochs: float, processes: int, threads: int) -> float:
     """Images a second of one training."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    several = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        command = [sys.executable, *several, "-m", "nearfar", "train", data, "--recipe", recipe, "--epochs", str(epochs)]
+        command = [sys.executable, "-m", "nearfar", "train", data, "--recipe", recipe, "--epochs", str(epochs)]
         command += ["--out", str(out), "--device", "cpu", "--set", "train.precision=float32", "--json"]
+        command += ["--processes", str(processes)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr)

@@ -1,4 +1,4 @@
-"""What the processes of the tests do; `nearfar.distributed.launch` calls it."""
+"""What the processes of the tests do; `nearfar.distributed.launch` and `nearfar.processes` call it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from nearfar import distributed
 from nearfar.distributed import Group, part_of
 from nearfar.doctor.proof import trials
 from nearfar.encoders import UnitNorm
-from nearfar.errors import InputError
+from nearfar.errors import InputError, ProcessLostError
 from nearfar.files import write_json
 from nearfar.losses import LOSSES
 from nearfar.optim import Optimizer
+from nearfar.processes import Say
 from nearfar.recipe import Recipe, TrainSection
 from nearfar.sampling import Batch
 from nearfar.train import fit
@@ -175,6 +176,34 @@ def everything(asked: dict[str, Any], group: Group) -> dict[str, Any]:
             os._exit(9)
         group.wait()
     return found
+
+
+def everything_till_one_dies(asked: dict[str, Any], say: Say) -> None:
+    """Everything, and how process 0 notices that process 1 is gone."""
+    try:
+        with distributed.joined("cpu") as group:
+            everything(asked, group)
+    except ProcessLostError as error:
+        write_json(Path(asked["one dies"]) / "noticed.json", {"said": str(error)})
+        raise
+
+
+def threads(asked: None, say: Say) -> list[int]:
+    """With how many a process computes while it trains with others, and after."""
+    with distributed.joined("cpu"):
+        during = torch.get_num_threads()
+    return [during, torch.get_num_threads()]
+
+
+def code_of_the_other(folder: str, say: Say) -> None:
+    """Process 1 has something to say; with which code does process 0 end?"""
+    try:
+        with distributed.joined("cpu") as group:
+            ends("error", group)
+    except InputError:
+        pass
+    except SystemExit as error:
+        write_json(Path(folder) / f"{os.environ['RANK']}.json", {"code": error.code})
 
 
 def refused(group: Group, what: str) -> str:

@@ -29,6 +29,7 @@ from nearfar.files import read_json
 from nearfar.losses import LOSSES
 from nearfar.memory import saved_bytes
 from nearfar.parts import check
+from nearfar.processes import supervise
 from nearfar.sampling import Batch
 
 ROWS = {"count": 11, "counts": [6, 5]}
@@ -51,8 +52,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         "one dies": str(folder),
     }
     with pytest.raises(ProcessLostError) as lost:
-        launch("distributed_work:everything", asked, processes=2)
-    return [{**read_json(folder / f"{rank}.json"), "folder": folder, "lost": str(lost.value)} for rank in range(2)]
+        supervise("distributed_work:everything_till_one_dies", asked, processes=2, threads=1)
+    noticed = {"lost": str(lost.value), "noticed": read_json(folder / "noticed.json")["said"]}
+    return [{**read_json(folder / f"{rank}.json"), "folder": folder, **noticed} for rank in range(2)]
 
 
 def off(found: list[float], wanted: list[float]) -> float:
@@ -291,14 +293,27 @@ def test_processes_that_were_given_different_things_refuse(two: list[dict[str, A
 
 
 def test_a_process_that_is_gone_ends_the_others(two: list[dict[str, Any]]) -> None:
-    assert "one of the 2 processes ended without a word; its own output may say why. Go on with" in two[0]["lost"]
+    assert two[0]["lost"] == "process 1 of 2 ended with exit code 9"
+    assert two[0]["noticed"].startswith("one of the 2 processes ended without a word; its own output may say why. Go on with")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "said"), [("error", "exit code 2.*what process 1 says"), ("interrupt", "exit code 130")])
-def test_the_first_to_end_speaks_and_all_have_its_exit_code(how: str, said: str) -> None:
-    with pytest.raises(ProcessLostError, match=said):
-        launch("distributed_work:ends", how, processes=2, timeout=120)
+def test_the_first_to_end_speaks_and_all_have_its_exit_code(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="what process 1 says"):
+        launch("distributed_work:ends", "error", processes=2, timeout=120)
+    with pytest.raises(KeyboardInterrupt):
+        launch("distributed_work:ends", "interrupt", processes=2, timeout=120)
+    supervise("distributed_work:code_of_the_other", str(tmp_path), processes=2, threads=1, timeout=120)
+    assert read_json(tmp_path / "0.json") == {"code": 2}
+
+
+@pytest.mark.slow
+def test_the_cores_are_shared_until_training_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nearfar.processes.cores", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    assert supervise("distributed_work:threads", None, processes=2) == [[2, 4], [2, 4]]
+    assert supervise("distributed_work:threads", None, processes=2, threads=1) == [[1, 1], [1, 1]]
 
 
 def test_a_batch_for_fewer_processes_is_refused_before_training() -> None:

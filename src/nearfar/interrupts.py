@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _ECHO = 3.0  # seconds in which a second signal of a group of processes is taken for the first one's
+_TWICE = 0.1  # the same for one process alone: some programs send a signal to a process and to its group
 
 
 @contextlib.contextmanager
@@ -26,7 +27,7 @@ def deferred_interrupts(*, several: bool = False) -> Iterator[Callable[[], bool]
 
     def note(number: int, frame: Any) -> None:
         nonlocal arrived
-        if arrived is not None and time.monotonic() - arrived >= (_ECHO if several else 0.0):
+        if arrived is not None and time.monotonic() - arrived >= (_ECHO if several else _TWICE):
             raise KeyboardInterrupt
         arrived = time.monotonic() if arrived is None else arrived
 

@@ -25,6 +25,7 @@ from nearfar.recipe import Recipe, load_recipe
 from nearfar.search import NeighborIndex
 from nearfar.splits import describe, load_for, parse_unseen, present_classes
 from nearfar.spreadsheet import csv_text
+from nearfar.trainmany import check_processes, train_in_processes
 
 __all__ = ["embed", "evaluate", "export", "predict", "search", "train"]
 
@@ -44,6 +45,7 @@ def train(
     skip_bad: bool = False,
     watcher: Watcher | None = None,
     tensorboard: str | Path | bool = False,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Train an embedding and leave a run folder with an index of the training images.
 
@@ -63,6 +65,7 @@ def train(
         skip_bad: leave out images that cannot be read instead of refusing.
         watcher: is told how training goes.
         tensorboard: the folder for TensorBoard's files; True: ``tensorboard`` in the run folder; False: none are written.
+        processes: how many of this machine train together, with the same result; more than one read ``data`` by name or path.
 
     Returns:
         run, recipe, images, classes, skipped, epochs, train_seconds, images_per_second; where captions are learned from also
@@ -70,12 +73,9 @@ def train(
 
     Raises:
         InputError: the data, the recipe or the folder do not fit.
+        ProcessLostError: one of several processes ended without a word.
     """
-    from nearfar import textsearch, trained
-    from nearfar.distributed import joined
-    from nearfar.embedder import Embedder
-    from nearfar.parts import labels_to_know
-
+    check_processes(processes, data)
     source = data.name if isinstance(data, ImageSet) else str(data)
     if tensorboard:
         tracking.check_installed()
@@ -86,13 +86,28 @@ def train(
         recipe = Recipe.from_dict(earlier["recipe"]) if recipe is None else recipe
         begun = earlier.get("start")
         start = begun.get("run") if start is None and isinstance(begun, dict) else start
-    if recipe is None:
-        recipe = default_recipe(source) if start is None else trained.recipe_to_continue(Path(start))
+    if recipe is None and start is not None:
+        from nearfar.trained import recipe_to_continue
+
+        recipe = recipe_to_continue(Path(start))
+    elif recipe is None:
+        recipe = default_recipe(source)
     own = {"train.epochs": epochs, "data.unseen": parse_unseen(unseen) if isinstance(unseen, str) else unseen}
     given = {key: value for key, value in own.items() if value is not None}
     chosen = load_recipe(recipe, {**(changes or {}), **given})
     mode = "" if chosen.train.mode == "embedding" else f"-{chosen.train.mode}"
     folder = Path(out) if out is not None else runs.free_folder(f"{Path(source).stem}-{chosen.name}{mode}")
+    if processes > 1:
+        if not resume:
+            runs.must_be_free(folder)
+        shared = {"data": data, "recipe": chosen, "start": start, "out": folder, "seed": seed, "device": device}
+        shared |= {"resume": resume, "skip_bad": skip_bad, "tensorboard": tensorboard}
+        return train_in_processes(processes, shared, watcher)
+    from nearfar import textsearch, trained
+    from nearfar.distributed import joined
+    from nearfar.embedder import Embedder
+    from nearfar.parts import labels_to_know
+
     captions = chosen.sampling.kind == "captions"
     events = None if not tensorboard else folder / tracking.FOLDER if tensorboard is True else Path(tensorboard)
     with joined(device) as group:

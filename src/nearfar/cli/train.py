@@ -27,6 +27,7 @@ def train(
     resume: Switch = False,
     skip_bad: SkipBad = False,
     tensorboard: Annotated[str | bool, Parameter(negative="", show_default=False)] = False,
+    processes: int = 1,
     as_json: AsJson = False,
 ) -> None:
     """Train an embedding and leave a run folder.
@@ -57,6 +58,8 @@ def train(
     tensorboard
         Write the figures of every epoch, and at the end the embedding, for TensorBoard: into the folder that follows, or
         else into tensorboard/ of the run folder.
+    processes
+        How many processes of this machine share the work, and its cores; the result is that of one.
     """
     from nearfar import show, verbs
     from nearfar.progress import ProgressLine
@@ -76,6 +79,7 @@ def train(
         skip_bad=skip_bad,
         watcher=ProgressLine(),
         tensorboard=tensorboard,
+        processes=processes,
     )
     if result:  # of several processes the first alone has one
         show_result(result, as_json, show.trained)

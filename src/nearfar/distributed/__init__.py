@@ -1,4 +1,4 @@
-"""Training with several processes that does what one process does: ``torchrun --nproc-per-node 2 -m nearfar train ...``
+"""Training with several processes that does what one process does: ``nearfar train ... --processes 2``, or by torchrun.
 
 `part` shares a batch out, `group` carries tensors between processes, `loss` puts the loss of a whole batch together from the
 parts, `joining` meets the other processes and ends with them, `launch` starts processes on this machine. docs/distributed.md

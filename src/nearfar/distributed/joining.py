@@ -1,6 +1,6 @@
-"""How processes that torchrun started meet, and how they end: all of them, with one message.
+"""How processes that torchrun or `nearfar.processes` started meet, and how they end: all of them, with one message.
 
-Knows the environment that torchrun leaves; nothing of training.
+Knows the environment that those leave; nothing of training.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import torch.distributed as dist
 
 from nearfar.distributed.group import ALONE, Group, together
 from nearfar.errors import InputError, ProcessLostError
+from nearfar.processes import MEETING, THREADS
 
-MEETING = "NEARFAR_MEETING"
-"""Environment: a file by which processes of one machine meet, instead of an address."""
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for another, e.g. while process 0 computes validation figures."""
 _MEET = timedelta(minutes=5)
@@ -88,6 +87,8 @@ def joined(device: str = "auto") -> Iterator[Group]:
     try:
         with together(Group(here.rank, here.world, where)) as group:
             yield group
+        if threads := os.environ.get(THREADS):  # the others leave, and this one may have more to do
+            torch.set_num_threads(int(threads))
     except BaseException as error:
         if not _may_speak(store, _exit_code(error)):
             raise SystemExit(_code_of_speaker(store)) from None

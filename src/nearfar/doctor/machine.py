@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import shutil
 from pathlib import Path
@@ -16,6 +15,7 @@ import nearfar
 import nearfar.data.cache as cache
 from nearfar.memory import free_bytes
 from nearfar.precision import has_bfloat16
+from nearfar.processes import cores
 
 EXTRAS = {
     "ann": "usearch",
@@ -40,7 +40,7 @@ def machine() -> dict[str, Any]:
     folder = cache.cache_folder()
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": _cores(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "bfloat16": has_bfloat16(),
@@ -64,7 +64,7 @@ def advice(found: dict[str, Any]) -> list[str]:
     if found["threads"] < found["cores"]:
         said.append(
             f"PyTorch computes with {found['threads']} of {found['cores']} cores; unset OMP_NUM_THREADS and MKL_NUM_THREADS, "
-            f"or train in {found['cores'] // found['threads']} processes"
+            f"or train with --processes {found['cores'] // found['threads']}"
         )
     if not found["gpus"]:
         said.append("no GPU that PyTorch can use: small images train well without, large encoders do not")
@@ -75,11 +75,6 @@ def advice(found: dict[str, Any]) -> list[str]:
     if found["disk_free"] < _LITTLE:
         said.append(f"less than 2 GiB of disk are free at {found['cache']['folder']}; point NEARFAR_DATA elsewhere")
     return said
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _existing(folder: Path) -> Path:
