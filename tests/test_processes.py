@@ -91,6 +91,13 @@ def test_a_signal_is_passed_on_once_and_waited_for(tmp_path: Path) -> None:
     assert not any(map(alive, heard))
 
 
+def test_a_signal_before_they_have_begun_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    interrupt_soon(1, 0.01)
+    with pytest.raises(KeyboardInterrupt):
+        supervise("processes_work:wait_for_the_signal", "", processes=2, shown=True)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_second_signal_kills_those_that_do_not_stop(tmp_path: Path) -> None:
     heard: list[int] = []
 

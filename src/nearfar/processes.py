@@ -270,10 +270,8 @@ class _Elsewhere(Exception):
 
 def begin(folder: str, speaking: str, alive: str) -> None:
     """What a started process does."""
-    _obey()
     for number in (speaking, alive):
         os.set_inheritable(int(number), False)
-    threading.Thread(target=_stop_when_orphaned, args=(int(alive),), daemon=True).start()
     connection = Connection(int(speaking), readable=False)
 
     def say(word: str, *values: Any) -> None:
@@ -281,12 +279,16 @@ def begin(folder: str, speaking: str, alive: str) -> None:
             connection.send_bytes(json.dumps([word, *values]).encode())
 
     try:
+        _obey()  # from here on SIGTERM may come
+        threading.Thread(target=_stop_when_orphaned, args=(int(alive),), daemon=True).start()
         task = read_json(Path(folder) / "task.json")
         result = named(task["work"])(task["argument"], say)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway
         say(_RESULT, result)
     except SystemExit:  # another process speaks
         raise
     except BaseException as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         kind = _kind(error)
         text = "".join(traceback.format_exception(error)) if kind == "defect" else str(error)
         say(_ENDED, kind, text)
