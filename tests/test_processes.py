@@ -127,9 +127,10 @@ def test_a_watcher_that_raises_ends_them() -> None:
 def test_none_outlives_a_program_that_is_killed(tmp_path: Path) -> None:
     code = f"from processes_work import start_others; start_others({str(tmp_path)!r})"
     paths = os.pathsep.join(path for path in sys.path if path)
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
-    ) as program:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(temporary)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as program:
         assert program.stdout is not None
         pids = [int(word) for word in program.stdout.readline().split()]
         program.send_signal(signal.SIGKILL)
@@ -138,7 +139,8 @@ def test_none_outlives_a_program_that_is_killed(tmp_path: Path) -> None:
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.02)
     assert not any(map(alive, pids))
-    assert {path.name for path in tmp_path.iterdir()} == {"stopped-0", "stopped-1"}, "they had time to stop"
+    assert {path.name for path in tmp_path.iterdir()} == {"stopped-0", "stopped-1", "temporary"}, "they had time to stop"
+    assert not any(temporary.iterdir())
 
 
 def test_a_machine_that_starts_no_more_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

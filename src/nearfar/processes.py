@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -278,9 +279,10 @@ def begin(folder: str, speaking: str, alive: str) -> None:
         with contextlib.suppress(OSError):  # who listened is gone, and `_stop_when_orphaned` sees to that
             connection.send_bytes(json.dumps([word, *values]).encode())
 
+    orphaned = threading.Event()
     try:
         _obey()  # from here on SIGTERM may come
-        threading.Thread(target=_stop_when_orphaned, args=(int(alive),), daemon=True).start()
+        threading.Thread(target=_stop_when_orphaned, args=(int(alive), orphaned), daemon=True).start()
         task = read_json(Path(folder) / "task.json")
         result = named(task["work"])(task["argument"], say)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway
@@ -293,6 +295,9 @@ def begin(folder: str, speaking: str, alive: str) -> None:
         text = "".join(traceback.format_exception(error)) if kind == "defect" else str(error)
         say(_ENDED, kind, text)
         sys.exit(_CODES[kind])
+    finally:
+        if orphaned.is_set():  # no one else does it
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def named(name: str) -> Callable[..., Any]:
@@ -320,8 +325,9 @@ def _obey() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def _stop_when_orphaned(alive: int) -> None:
+def _stop_when_orphaned(alive: int, orphaned: threading.Event) -> None:
     os.read(alive, 1)  # until who started this process has ended
+    orphaned.set()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_ORPHANED)
     os._exit(1)
