@@ -45,8 +45,10 @@ def test_advice_names_what_is_short() -> None:
 def test_an_averaged_gradient_is_found_out_and_sums_pass() -> None:
     recipe = recipe_of({})
     found = prove(recipe, steps=4, work="distributed_work:averaged_trials")
-    assert [row["holds"] for row in found["rows"]] == [True, False, True, True]
-    assert found["rows"][1]["moved"] > 0.1
+    assert [row["holds"] for row in found["rows"]] == [True, True, False, True, True]
+    assert found["rows"][1]["difference"] < 1e-6
+    assert found["limit"] == 1e-5
+    assert found["rows"][2]["moved"] > 0.1
     assert not found["holds"]
     assert found["left_out"] == []
     text = report({"machine": machine(), "advice": [], "proof": found})
@@ -83,6 +85,14 @@ def test_facts_alone_as_text_and_as_json(cli: Callable[..., tuple[int, str, str]
     code, out, _ = cli("doctor", "--processes", 0, "--json")
     assert code == 0
     assert json.loads(out)["proof"] is None
+
+
+def test_the_yardstick_begins_so_far_apart_and_no_further() -> None:
+    plain, _ = trial_recipes(load_recipe("cosine-pairs"), 1)
+    still, shaken = trained(plain.with_changes({"train.learning_rate": 1e-9})), trained(plain, shake=1e-3)
+    shaken_still = trained(plain.with_changes({"train.learning_rate": 1e-9}), shake=1e-3)
+    assert 1e-4 < float((shaken_still - still).norm() / still.norm()) < 2e-3
+    assert not torch.equal(shaken, shaken_still)
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def report(found: Mapping[str, Any]) -> str:
             ),
             *(f"  not compared: {reason}" for reason in proof["left_out"]),
             "",
-            f"all ways of training end in the same weights, to {proof['limit']:g}"
+            f"all ways of training end in the same weights, to {proof['limit']:.1g}"
             if proof["holds"]
             else "NOT the same weights: several processes or cached gradients cannot be trusted here",
         ]
