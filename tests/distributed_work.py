@@ -101,26 +101,26 @@ def joint(group: Group, value: Tensor, part: Tensor, counts: list[int], loss: to
 @contextmanager
 def counted() -> Iterator[list[tuple[str, int]]]:
     """What is sent while it lasts: the name of the exchange, and how many numbers it brings together."""
-    from nearfar.distributed import group as module
+    from nearfar.distributed.carriers import Board, Wires
 
     seen: list[tuple[str, int]] = []
-    names = {"all_reduce": dist, "broadcast": dist, "_GATHER": module, "_SCATTER": module}
-    kept = {name: getattr(home, name) for name, home in names.items()}
+    names = [(home, name) for home in (Board, Wires) for name in ("total", "gather", "scatter")] + [(dist, "broadcast")]
+    kept = {(home, name): getattr(home, name) for home, name in names}
 
-    def wrap(name: str) -> Any:
+    def wrap(home: Any, name: str) -> Any:
         def call(*tensors: Any, **options: Any) -> Any:
-            seen.append((name.strip("_").lower(), max(one.numel() for one in tensors if isinstance(one, Tensor))))
-            return kept[name](*tensors, **options)
+            seen.append((name, max(one.numel() for one in tensors if isinstance(one, Tensor))))
+            return kept[home, name](*tensors, **options)
 
         return call
 
-    for name, home in names.items():
-        setattr(home, name, wrap(name))
+    for home, name in names:
+        setattr(home, name, wrap(home, name))
     try:
         yield seen
     finally:
-        for name, home in names.items():
-            setattr(home, name, kept[name])
+        for home, name in names:
+            setattr(home, name, kept[home, name])
 
 
 def exchanges(group: Group, kind: str) -> list[tuple[str, int]]:

@@ -214,7 +214,7 @@ def test_a_step_sends_the_embeddings_once_and_their_gradient_once(kind: str, two
     sent = [tuple(one) for one in two[0]["exchanges"][kind]]
     parameters = 36 + len(list(LOSSES[kind]().parameters())) + 1
     sums = {"dcl": 3, "dclw": 5}.get(kind, 2)
-    assert sent == [("gather", 40 * 6), ("all_reduce", sums), ("scatter", 40 * 6), ("all_reduce", parameters)]
+    assert sent == [("gather", 40 * 6), ("total", sums), ("scatter", 40 * 6), ("total", parameters)]
 
 
 def test_the_memory_of_a_part_of_the_rows_is_its_share() -> None:
@@ -230,10 +230,10 @@ def test_the_memory_of_a_part_of_the_rows_is_its_share() -> None:
 
 
 def test_other_losses_send_no_more(two: list[dict[str, Any]]) -> None:
-    assert [name for name, _ in two[0]["exchanges"]["triplet"]] == ["gather", "all_reduce", "scatter", "all_reduce"]
-    assert [name for name, _ in two[0]["exchanges"]["arcface"]] == ["all_reduce", "all_reduce"]
+    assert [name for name, _ in two[0]["exchanges"]["triplet"]] == ["gather", "total", "scatter", "total"]
+    assert [name for name, _ in two[0]["exchanges"]["arcface"]] == ["total", "total"]
     for kind in ("vicreg", "proxy-anchor"):
-        assert [name for name, _ in two[0]["exchanges"][kind]] == ["gather", "all_reduce"]
+        assert [name for name, _ in two[0]["exchanges"][kind]] == ["gather", "total"]
 
 
 # ---- whole trainings

@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nearfar.errors import InputError, ProcessLostError
+from nearfar.distributed.carriers import Carrier, Wires, listening
+from nearfar.errors import InputError
 
 T = TypeVar("T")
 
@@ -28,10 +29,14 @@ class Group:
         rank: from 0; process 0 writes and speaks.
         world: how many there are.
         device: where tensors that travel lie.
+        carrier: how they travel; None: by PyTorch's engine.
     """
 
-    def __init__(self, rank: int = 0, world: int = 1, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, rank: int = 0, world: int = 1, device: torch.device | str = "cpu", carrier: Carrier | None = None
+    ) -> None:
         self.rank, self.world, self.device = rank, world, torch.device(device)
+        self._carrier = Wires() if carrier is None else carrier
 
     @property
     def first(self) -> bool:
@@ -41,8 +46,7 @@ class Group:
     def total(self, values: Tensor) -> Tensor:
         """The sum over processes, put in place of ``values`` and returned; the same bits everywhere."""
         if self.world > 1:
-            with _listening():
-                dist.all_reduce(values)
+            self._carrier.total(values)
         return values
 
     def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
@@ -51,8 +55,7 @@ class Group:
             return rows
         most = max(counts)
         every = rows.new_empty((self.world * most, *rows.shape[1:]))
-        with _listening():
-            _GATHER(every, _filled(rows, most))
+        self._carrier.gather(every, _filled(rows, most))
         if min(counts) == most:
             return every
         return torch.cat([part[:count] for part, count in zip(every.split(most), counts, strict=True)])
@@ -67,8 +70,7 @@ class Group:
         else:
             every = torch.cat([_filled(part, most) for part in rows.split(list(counts))])
         own = rows.new_empty((most, *rows.shape[1:]))
-        with _listening():
-            _SCATTER(own, every)
+        self._carrier.scatter(own, every)
         return own[: counts[self.rank]]
 
     def reduce(self, parameters: Iterable[Tensor], flag: bool = False, *, whole: bool = False) -> bool:
@@ -106,7 +108,7 @@ class Group:
         with torch.no_grad():
             for same in by_type.values():
                 flat = torch.cat([tensor.reshape(-1) for tensor in same]).to(self.device)
-                with _listening():
+                with listening():
                     dist.broadcast(flat, 0)
                 for tensor, values in zip(same, flat.split([tensor.numel() for tensor in same]), strict=True):
                     tensor.copy_(values.view(tensor.shape))
@@ -117,7 +119,7 @@ class Group:
             return value
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8) if self.first else torch.empty(0)
         size = torch.tensor([len(data)], device=self.device)
-        with _listening():
+        with listening():
             dist.broadcast(size, 0)
             text = data.to(self.device) if self.first else torch.empty(int(size), dtype=torch.uint8, device=self.device)
             dist.broadcast(text, 0)
@@ -182,22 +184,8 @@ def together(group: Group) -> Any:
         _current.reset(before)
 
 
-@contextmanager
-def _listening() -> Any:
-    """A message that does not come through is a process that is gone."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise ProcessLostError(" ".join(str(error).split())) from error
-
-
 def _filled(rows: Tensor, count: int) -> Tensor:
     """With rows of zeros up to ``count``; all processes send equally many."""
     if len(rows) == count:
         return rows.contiguous()
     return torch.cat([rows, rows.new_zeros((count - len(rows), *rows.shape[1:]))])
-
-
-# PyTorch 2.13 has new names for both.
-_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from nearfar.distributed.carriers import share_memory
 from nearfar.distributed.group import ALONE, Group, together
 from nearfar.errors import InputError, ProcessLostError
 from nearfar.processes import MEETING, THREADS
@@ -84,8 +85,11 @@ def joined(device: str = "auto") -> Iterator[Group]:
         )
     except RuntimeError as error:
         raise InputError(f"cannot reach the other {here.world - 1} processes: {' '.join(str(error).split())[:200]}") from None
+    board = None
     try:
-        with together(Group(here.rank, here.world, where)) as group:
+        if where.type == "cpu" and here.local_world == here.world:
+            board = share_memory(here.rank, here.world, dist.PrefixStore("memory", store), TIMEOUT)
+        with together(Group(here.rank, here.world, where, board)) as group:
             yield group
         if threads := os.environ.get(THREADS):  # the others leave, and this one may have more to do
             torch.set_num_threads(int(threads))
@@ -101,6 +105,8 @@ def joined(device: str = "auto") -> Iterator[Group]:
             ) from error
         raise
     finally:
+        if board is not None:
+            board.leave()
         # Not at once after an error: the others shall first see who speaks.
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
