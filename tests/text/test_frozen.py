@@ -20,6 +20,7 @@ from nearfar.checkpoint import load_tensors, save_tensors
 from nearfar.errors import InputError
 from nearfar.losses import CLIPLoss, of_towers
 from nearfar.text import TextTower
+from nearfar.torchvision import make_importable
 
 CAPTIONS = ["a red shirt", "a blue bag", "one pair of boots", "a red shirt"]
 
@@ -29,6 +30,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Write a random sentence model to a folder; one seed, one model."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        make_importable()
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
         from transformers import BertConfig, BertModel, BertTokenizerFast
