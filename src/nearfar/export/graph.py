@@ -19,6 +19,7 @@ import nearfar
 from nearfar.augment import normalize
 from nearfar.encoders import Encoder, fuse
 from nearfar.errors import InputError
+from nearfar.files import explain_os_errors
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -78,22 +79,42 @@ def to_onnx(
     # By torch.export ("dynamo"): the older exporter, by TorchScript, is ten times as fast, but writes twice the nodes for the
     # same speed, says that it is deprecated, and will be gone. What PyTorch's own code is warned of is not our user's concern.
     with torch.no_grad(), _quiet():
-        program = torch.onnx.export(
-            whole,
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["images"],
-            output_names=["embedding"],
-            dynamic_shapes={"images": {0: torch.export.Dim("N")}},
-            external_data=False,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                whole,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["images"],
+                output_names=["embedding"],
+                dynamic_shapes={"images": {0: torch.export.Dim("N")}},
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            # PyTorch keeps caches in the temporary folder, and hides what the system said behind errors of its own.
+            for reason in _reasons(error):
+                if isinstance(reason, FileNotFoundError):
+                    raise InputError(
+                        "no temporary folder can be written to, and PyTorch's exporter needs one: the disk is full, "
+                        "or TMPDIR names none that is there"
+                    ) from None
+                if isinstance(reason, OSError):
+                    with explain_os_errors(reason.filename or "PyTorch's caches"):
+                        raise reason from None
+            raise
     assert program is not None
     model: ModelProto = program.model_proto
     _tidy(model)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _reasons(error: BaseException) -> Iterator[BaseException]:
+    """What led to an error, the nearest first."""
+    while reason := error.__cause__ or error.__context__:
+        yield reason
+        error = reason
 
 
 def require_onnx() -> Any:
