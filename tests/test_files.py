@@ -85,3 +85,11 @@ def test_the_hash_is_sha256(tmp_path: Path) -> None:
 def test_suggestions_are_near_or_all() -> None:
     assert did_you_mean("mnits", ["mnist", "digits"]) == "; did you mean 'mnist'?"
     assert did_you_mean("zzz", ["b", "a"]) == "; known are a, b"
+
+
+def test_half_of_a_surrogate_pair_is_kept_by_json_and_replaced_in_text(tmp_path: Path) -> None:
+    tree = {"name": "caf\udce9.png", "other": "é"}
+    write_json(tmp_path / "a.json", tree)
+    assert read_json(tmp_path / "a.json") == tree
+    write_text(tmp_path / "a.txt", "caf\udce9")
+    assert (tmp_path / "a.txt").read_text() == "caf?"

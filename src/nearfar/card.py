@@ -39,7 +39,7 @@ def write_card(folder: Path, config: dict[str, Any] | None = None) -> None:
     metrics = read_json(folder / runs.METRICS) if (folder / runs.METRICS).exists() else None
     try:
         text = card(config, metrics)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
         raise InputError(f"{folder} is damaged: what it says of its training or its figures is not whole ({what})") from error
     write_text(folder / runs.CARD, text)

@@ -118,13 +118,17 @@ def write_bytes(path: Path | str, content: bytes, *, tidy: bool = True) -> None:
 
 
 def write_text(path: Path | str, content: str) -> None:
-    """Write ``content`` to ``path`` atomically, as UTF-8."""
-    write_bytes(path, content.encode())
+    """Write ``content`` to ``path`` atomically, as UTF-8; half of a surrogate pair, which is no character, becomes "?"."""
+    write_bytes(path, content.encode(errors="replace"))
 
 
 def write_json(path: Path | str, tree: Mapping[str, Any]) -> None:
     """Write ``tree`` to ``path`` atomically, as indented JSON; NaN and infinity are refused, since JSON has none."""
-    write_text(path, json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        write_bytes(path, text.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair, as file names that are not UTF-8 have it; JSON can escape it
+        write_bytes(path, json.dumps(tree, indent=2, allow_nan=False).encode() + b"\n")
 
 
 def read_json(path: Path | str) -> dict[str, Any]:

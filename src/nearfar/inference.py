@@ -8,7 +8,7 @@ from torch import nn
 
 from nearfar.augment import normalize
 from nearfar.data import ImageSet
-from nearfar.encoders import fuse
+from nearfar.encoders import Encoder, fuse
 from nearfar.errors import InputError
 from nearfar.memory import keep_freed_memory
 from nearfar.opening import check_finite
@@ -16,6 +16,8 @@ from nearfar.recipe import DataSection
 
 _NUMBERS = 1 << 23  # of pixels in a batch at most: 512 of 64 x 64 in colour, 55 of 224 x 224, whose layers need the more memory
 BATCH = 512  # images embedded at once: from 256 on speed hardly changes, for 28 x 28 pixels and small nets (docs/speed.md)
+
+_WHITENED = 20_000  # images that covariances are taken from: 39 for each number of an embedding of 512
 
 
 def embed(
@@ -44,6 +46,23 @@ def embed(
     if not parts:
         raise InputError("there are no images to embed")
     return np.concatenate(parts)
+
+
+def fit_whitening(encoder: nn.Module, images: ImageSet, section: DataSection, *, seed: int, device: str = "cpu") -> None:
+    """Whiten the embeddings of an encoder that has been trained, by those of some of its training images, if it is to do so.
+
+    Args:
+        encoder: what `nearfar.encoders.build_encoder` returns, its whitening not fitted yet; changed.
+        images: N images, of which 20,000 drawn at random are taken.
+        section: the recipe's data section.
+        seed: decides which.
+        device: where to compute.
+    """
+    if not isinstance(encoder, Encoder) or encoder.whitening is None:
+        return
+    rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:_WHITENED])
+    z = embed(encoder, images.subset(rows), section, device=device)
+    encoder.whitening.fit(torch.from_numpy(z).to(encoder.whitening.map.device))
 
 
 def for_inference(encoder: nn.Module, device: str) -> nn.Module:

@@ -172,6 +172,9 @@ def begin_encoder(recipe: Recipe, train: ImageSet, start: nn.Module | None) -> n
         weights.begin(encoder)
     else:
         own, given = encoder.state_dict(), start.state_dict()
+        if recipe.train.mode != "linear":  # what evens out the embeddings of the start does not suit those that will come
+            given = {name: value for name, value in given.items() if not name.startswith("whitening.")}
+            given |= {name: value for name, value in own.items() if name.startswith("whitening.")}
         odd = [name for name in own | given if name not in own or name not in given or own[name].shape != given[name].shape]
         if odd:
             raise InputError(

@@ -35,6 +35,7 @@ from nearfar.headloss import HeadLoss
 from nearfar.heads import Head
 from nearfar.health import batch_figures, diagnose, embedding_figures, measured_batch, sample
 from nearfar.inference import embed as embed_all
+from nearfar.inference import fit_whitening
 from nearfar.interrupts import deferred_interrupts
 from nearfar.losses import Loss
 from nearfar.memory import keep_freed_memory
@@ -327,6 +328,8 @@ def fit(
                 raise KeyboardInterrupt
 
     final, by, _ = trained if average is None else average
+    if recipe.train.mode != "linear":
+        fit_whitening(final, train, recipe.data, seed=seed, device=device)
     head = by.head([train.classes[number] for number in classes]) if isinstance(by, HeadLoss) else None
     pace = float(np.median([row["images_per_second"] for row in position.history]))
     texts = by.left() if isinstance(by, TowersLoss) else (None, None)

@@ -19,6 +19,7 @@ from nearfar.encoders.reference import MLP, Conv2, Conv3, Conv5, ResidualMLP
 from nearfar.encoders.resnet import SmallResNet
 from nearfar.encoders.summary import LayerSummary, format_summary, summary
 from nearfar.encoders.timm_model import TimmModel
+from nearfar.encoders.whitening import Whitening
 from nearfar.errors import InputError, did_you_mean
 
 __all__ = [
@@ -64,13 +65,14 @@ class Encoder(nn.Module):
     """A net and what is done to its output: float32 at least, unit rows if asked for.
 
     In eval mode the embedding may be the mean over several views of the image (test-time augmentation), taken after each
-    was brought to unit length, and brought to it again. Training sees the image alone.
+    was brought to unit length, and brought to it again; and it may be whitened. Training sees the image alone.
     """
 
-    def __init__(self, net: nn.Module, *, normalize: bool, tta: Sequence[str] = ()) -> None:
+    def __init__(self, net: nn.Module, *, normalize: bool, tta: Sequence[str] = (), whitening: Whitening | None = None) -> None:
         """Args:
             net: float [B, C, H, W] to [B, D].
             normalize: divide each embedding by its length.
+            whitening: what evens out the directions of the embeddings, before they are brought to unit length again.
             tta: views besides the image: "mirror" left to right, "shift" by one pixel up, down, left and right; both: of
                 the mirrored image too.
 
@@ -88,6 +90,7 @@ class Encoder(nn.Module):
         self.net = net
         self.unit: nn.Module = UnitNorm() if normalize else nn.Identity()
         self.tta = tuple(tta)
+        self.whitening = whitening
 
     @property
     def normalize(self) -> bool:
@@ -95,12 +98,18 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         z = self._one(x)
-        if self.training or not self.tta:
+        if self.training:
             return z
-        views = self.views(x)
-        for view in views[1:]:
-            z = z + self._one(view)
-        return self.unit(z / len(views))
+        if self.tta:
+            views = self.views(x)
+            for view in views[1:]:
+                z = z + self._one(view)
+            z = self.unit(z / len(views))
+        return self.finish(z)
+
+    def finish(self, z: Tensor) -> Tensor:
+        """Embeddings [B, D] in eval mode as they are given out: whitened, where that is asked for."""
+        return z if self.whitening is None else self.unit(self.whitening(z))
 
     def views(self, x: Tensor) -> list[Tensor]:
         """Images [B, C, H, W], and the views of them that their embedding in eval mode is the mean of."""
@@ -141,6 +150,7 @@ def build_encoder(
     size: tuple[int, int],
     normalize: bool = True,
     tta: Sequence[str] = (),
+    whiten: float = 0.0,
     **params: Any,
 ) -> Encoder:
     """Build the encoder ``kind`` for images of ``channels`` and ``size`` (H, W).
@@ -151,6 +161,7 @@ def build_encoder(
         size: (height, width) of the images.
         normalize: divide each embedding by its length.
         tta: views of the image that its embedding is the mean of in eval mode, as `Encoder` has it.
+        whiten: how far the directions of the embeddings are evened out after training, 0 to 1; needs ``dim``.
         params: the encoder's own arguments, by name.
 
     The weights are random; those that a recipe asks for are put in by `nearfar.weights.begin`.
@@ -171,4 +182,9 @@ def build_encoder(
     for name in known:
         if signature[name].default is inspect.Parameter.empty and name not in params:
             raise InputError(f"encoder {kind!r} needs encoder.{name}")
-    return Encoder(ENCODERS[kind](channels=channels, size=size, **params), normalize=normalize, tta=tta)
+    if isinstance(whiten, bool) or not isinstance(whiten, int | float) or not 0 <= whiten <= 1:
+        raise InputError(f"encoder.whiten is {whiten!r}; expected a number from 0 to 1, e.g. 0.5")
+    if whiten and not params.get("dim"):
+        raise InputError("encoder.whiten needs encoder.dim, the width of the embedding")
+    net = ENCODERS[kind](channels=channels, size=size, **params)
+    return Encoder(net, normalize=normalize, tta=tta, whitening=Whitening(params["dim"], float(whiten)) if whiten else None)

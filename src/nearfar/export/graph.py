@@ -44,11 +44,9 @@ class Whole(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         views = self.encoder.views(normalize(images, self.mean, self.std))
         if len(views) == 1:
-            single: Tensor = self.encoder.unit(self.encoder.net(views[0]))
-            return single
+            return self.encoder.finish(self.encoder.unit(self.encoder.net(views[0])))
         each = self.encoder.unit(self.encoder.net(torch.cat(views))).unflatten(0, (len(views), -1))
-        z: Tensor = self.encoder.unit(each.mean(0))
-        return z
+        return self.encoder.finish(self.encoder.unit(each.mean(0)))
 
 
 def to_onnx(

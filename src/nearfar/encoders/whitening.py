@@ -1,0 +1,47 @@
+"""Even out the directions of embeddings once training is over, so that a few of them do not decide which are near."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_FLOOR = 1e-6
+"""Smallest variance of a direction, as a share of the largest: what is less is noise of rounding."""
+_SAME = 1e-12
+"""Largest variance up to which all embeddings are one point, and stay as they are."""
+
+
+class Whitening(nn.Module):
+    """z to (z - mean) C^(-power / 2): the covariance C of what it was fitted to becomes C^(1 - power).
+
+    Contrastive losses leave most of the variance in few directions. Whitening (of descriptors: Jégou and Chum 2012; of
+    sentences: Su et al. 2021) gives the others a say. It needs no labels. In training mode, and before `fit`, nothing is done.
+
+    Args:
+        dim: D, the width of the embeddings.
+        power: from 0 (as they are) to 1 (equal variance in all directions).
+    """
+
+    mean: Tensor
+    map: Tensor
+
+    def __init__(self, dim: int, power: float) -> None:
+        super().__init__()
+        self.power = power
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("map", torch.eye(dim))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z if self.training else (z - self.mean) @ self.map
+
+    @torch.no_grad()
+    def fit(self, z: Tensor) -> None:
+        """Take mean and covariance from embeddings [N, D], as they come without whitening."""
+        z = z.double()
+        mean = z.mean(0)
+        variances, directions = torch.linalg.eigh((z - mean).T @ (z - mean) / max(1, len(z) - 1))
+        if float(variances[-1]) <= _SAME:
+            return
+        variances = variances.clamp_min(_FLOOR * float(variances[-1]))
+        self.mean.copy_(mean)
+        self.map.copy_(directions * variances.pow(-self.power / 2) @ directions.T)

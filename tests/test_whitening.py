@@ -1,0 +1,115 @@
+"""Whitening against covariances by NumPy: alone, within an encoder, after training, from a run, and exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from samples import TINY, shapes
+
+from nearfar import verbs
+from nearfar.encoders import build_encoder, fuse
+from nearfar.encoders.whitening import Whitening
+from nearfar.errors import InputError
+from nearfar.export.graph import to_onnx
+from nearfar.inference import embed, fit_whitening
+from nearfar.opening import load_run
+from nearfar.recipe import Recipe
+from nearfar.train import fit
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0])
+def test_the_covariance_is_raised_to_what_is_left_of_the_power(power: float) -> None:
+    random = np.random.default_rng(0)
+    z = random.normal(size=(4000, 6)) @ random.normal(size=(6, 6)) + 3
+    whitening = Whitening(6, power).eval()
+    same = torch.from_numpy(z).float()
+    assert torch.equal(whitening(same), same)
+    whitening.fit(same)
+    found = np.cov(whitening(same).double().numpy().T)
+    variances, directions = np.linalg.eigh(np.cov(z.T))
+    np.testing.assert_allclose(found, directions * variances ** (1 - power) @ directions.T, rtol=1e-3, atol=1e-3)
+    assert abs(whitening(same).mean(0)).max() < 1e-3
+    assert torch.equal(whitening.train()(same), same)
+
+
+def test_directions_without_variance_stay_finite() -> None:
+    z = torch.randn(50, 3) @ torch.randn(3, 8)
+    whitening = Whitening(8, 1.0).eval()
+    whitening.fit(z)
+    assert torch.isfinite(whitening(z)).all()
+    same = Whitening(8, 1.0).eval()
+    same.fit(torch.ones(5, 8))
+    assert torch.equal(same(z), z)
+
+
+def recipe(**encoder: Any) -> Recipe:
+    return Recipe.from_dict({**TINY, "encoder": {**TINY["encoder"], **encoder}})
+
+
+@pytest.mark.parametrize("tta", [[], ["mirror"]])
+def test_training_is_the_same_and_its_embeddings_are_whitened(tta: list[str]) -> None:
+    images = shapes(120)
+    plain, white = (fit(recipe(tta=tta, **more), images, seed=1).encoder for more in ({}, {"whiten": 0.7}))
+    for name, value in plain.state_dict().items():
+        assert torch.equal(white.state_dict()[name], value)
+    section = recipe().data
+    z = embed(plain, images, section).astype(np.float64)
+    variances, directions = np.linalg.eigh(np.cov(z.T))
+    variances = np.maximum(variances, 1e-6 * variances.max())
+    wanted = (z - z.mean(0)) @ (directions * variances**-0.35) @ directions.T
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(embed(white, images, section), wanted, atol=2e-3)
+
+
+def test_of_many_images_some_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nearfar.inference._WHITENED", 40)
+    a, b, c = (build_encoder("mlp", channels=1, size=(12, 12), hidden=[8], dim=4, whiten=1.0).eval() for _ in range(3))
+    for one, seed in ((a, 0), (b, 0), (c, 1)):
+        one.load_state_dict(a.state_dict())
+        one.whitening = Whitening(4, 1.0).eval()
+        fit_whitening(one, shapes(120), recipe().data, seed=seed)
+    assert torch.equal(a.state_dict()["whitening.map"], b.state_dict()["whitening.map"])
+    assert not torch.equal(a.state_dict()["whitening.map"], c.state_dict()["whitening.map"])
+
+
+def test_a_run_keeps_it_for_a_head_and_begins_anew_for_other_training(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    verbs.train(shapes(90), recipe=recipe(whiten=0.5), out=first, seed=1)
+    begun = load_run(first)[0].encoder_.state_dict()["whitening.map"]
+    assert not torch.equal(begun, torch.eye(len(begun)))
+    for mode, same in (("linear", True), ("finetune", False)):
+        out = tmp_path / mode
+        verbs.train(shapes(90), start=first, out=out, seed=2, changes={"train.mode": mode, "loss.kind": "cross-entropy"})
+        assert torch.equal(load_run(out)[0].encoder_.state_dict()["whitening.map"], begun) is same
+
+
+def test_it_is_in_the_graph(tmp_path: Path) -> None:
+    import onnxruntime
+
+    encoder = build_encoder("conv5", channels=1, size=(16, 16), filters=[4, 6], hidden=8, dim=5, dropout=0.0, whiten=0.5)
+    images = shapes(60, size=16)
+    fit_whitening(encoder, images, recipe().data, seed=0)
+    model = to_onnx(encoder, channels=1, size=(16, 16), mean=[0.5], std=[0.5])
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    x = (torch.from_numpy(images.images) / 255 - 0.5) / 0.5
+    with torch.no_grad():
+        wanted = encoder.eval()(x)
+        torch.testing.assert_close(fuse(encoder)(x), wanted)
+    (found,) = session.run(None, {"images": images.images})
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"whiten": 2}, "encoder.whiten is 2; expected a number from 0 to 1, e.g. 0.5"),
+        ({"whiten": True}, "encoder.whiten is True"),
+    ],
+)
+def test_wrong_powers(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_encoder("mlp", channels=1, size=(12, 12), hidden=[8], dim=4, **params)
