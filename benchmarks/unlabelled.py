@@ -32,6 +32,7 @@ FEW = [
     "sampling.kind=shuffle",
     "sampling.batch_size=128",
     "train.projector=[]",
+    "encoder.whiten=0",
 ]
 
 

@@ -36,10 +36,15 @@ class Whitening(nn.Module):
 
     @torch.no_grad()
     def fit(self, z: Tensor) -> None:
-        """Take mean and covariance from embeddings [N, D], as they come without whitening."""
-        z = z.double()
-        mean = z.mean(0)
-        variances, directions = torch.linalg.eigh((z - mean).T @ (z - mean) / max(1, len(z) - 1))
+        """Take mean and covariance from embeddings [N, D], as they come without whitening.
+
+        The covariance is drawn towards equal variances as far as so few embeddings call for (Ledoit and Wolf 2004).
+        """
+        from sklearn.covariance import ledoit_wolf
+
+        z = z.double().cpu()
+        covariance, _ = ledoit_wolf(z.numpy())
+        mean, (variances, directions) = z.mean(0), torch.linalg.eigh(torch.from_numpy(covariance))
         if float(variances[-1]) <= _SAME:
             return
         variances = variances.clamp_min(_FLOOR * float(variances[-1]))
