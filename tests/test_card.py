@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from samples import TINY, shapes
 
 from nearfar import verbs
-from nearfar.card import card, quoted
+from nearfar.card import card, quoted, write_card
+from nearfar.errors import InputError
 from nearfar.recipe import Recipe
 
 EVIL = 'a: [b]\n---\n"c" \\ #d\x85\u2028{e}\x7f\ufffe!!python/object:os.system &f *f'
@@ -113,3 +115,12 @@ def test_any_text_comes_back_from_yaml(text: str) -> None:
     line = f"key: {quoted(text)}"
     assert len(line.splitlines()) == 1
     assert yaml.safe_load(line) == {"key": text}
+
+
+def test_an_interval_that_is_none_is_a_damaged_run(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["confidence"]["classification"]["accuracy"] = [0.5]
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(InputError, match="is damaged: what it says of its training or its figures is not whole"):
+        write_card(folder)
