@@ -14,8 +14,9 @@ import pytest
 from processes_work import interrupt_soon
 
 from nearfar import processes
+from nearfar.cores import cores
 from nearfar.errors import InputError, ProcessLostError
-from nearfar.processes import cores, supervise
+from nearfar.processes import supervise
 
 
 @pytest.fixture(autouse=True)

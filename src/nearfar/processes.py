@@ -28,6 +28,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any
 
+from nearfar.cores import cores
 from nearfar.errors import InputError, ProcessLostError
 from nearfar.files import read_json, write_json
 from nearfar.interrupts import deferred_interrupts
@@ -74,11 +75,6 @@ class _Watch:
     late: bool = False
     stopped: bool = False
     failures: list[int] = field(default_factory=list)  # ranks, in the order in which they were noticed
-
-
-def cores() -> int:
-    """Of this machine, those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def supervise(

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nearfar.cores import cores
 from nearfar.data import ImageSet
 from nearfar.errors import InputError, ProcessLostError
-from nearfar.processes import Say, cores, supervise
+from nearfar.processes import Say, supervise
 from nearfar.progress import Silent, Watcher
 from nearfar.recipe import Recipe
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from nearfar.cores import cores
 from nearfar.data.cache import alone, cache_folder
 from nearfar.data.decode import BadImage, decode, quiet_pillow
 from nearfar.data.imageset import Images, ImageSet
@@ -124,8 +124,7 @@ def decoding_threads(pixels: int = _PIXELS_WORTH_A_THREAD) -> int:
     """How many threads decode images of so many pixels best on this machine."""
     if pixels < _PIXELS_WORTH_A_THREAD:
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_THREADS)
+    return min(cores(), _MOST_THREADS)
 
 
 def numbered_pieces(chunks: Iterable[Chunk], most: int) -> Iterator[tuple[int, Chunk]]:

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nearfar.cores import cores
 from nearfar.errors import ProcessLostError
 
 # PyTorch 2.13 has new names for both.
@@ -95,7 +96,7 @@ class Board:
         self._places = places.view(2, world, _PLACE)
         self._step = 0
         self._fence = threading.Lock()
-        self._patient = world <= (os.cpu_count() or 1)
+        self._patient = world <= cores()
 
     @staticmethod
     def make(world: int) -> Path:
@@ -137,7 +138,8 @@ class Board:
     def scatter(self, own: Tensor, every: Tensor) -> None:
         world, flat = len(self.pids), own.view(-1)
         parts = every.view(world, -1)
-        for start in range(0, parts.shape[1], width := max(1, _room(every) // world)):
+        width = max(1, _room(every) // world)
+        for start in range(0, parts.shape[1], width):
             piece = parts[:, start : start + width]
             mine = flat[start : start + width].zero_()
             for found in self._exchange(piece.reshape(-1)):
@@ -204,13 +206,15 @@ def share_memory(rank: int, world: int, store: dist.Store, timeout: timedelta) -
     name = store.get("board").decode()
     store.set(f"pid-{rank}", str(os.getpid()))
     pids = [int(store.get(f"pid-{other}")) for other in range(world)]
-    with contextlib.suppress(OSError, ValueError):
-        board = Board(Path(name), rank, pids, timeout) if name else None
-    opened = torch.tensor([float(board is not None)])
-    with listening():
-        dist.all_reduce(opened)
-    if rank == 0 and name:
-        Path(name).unlink(missing_ok=True)
+    try:
+        with contextlib.suppress(OSError, ValueError):
+            board = Board(Path(name), rank, pids, timeout) if name else None
+        opened = torch.tensor([float(board is not None)])
+        with listening():
+            dist.all_reduce(opened)
+    finally:
+        if rank == 0 and name:
+            Path(name).unlink(missing_ok=True)
     return board if opened.item() == world else None
 
 

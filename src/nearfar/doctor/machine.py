@@ -13,9 +13,9 @@ import torch
 
 import nearfar
 import nearfar.data.cache as cache
+from nearfar.cores import cores
 from nearfar.memory import free_bytes
 from nearfar.precision import has_bfloat16
-from nearfar.processes import cores
 
 EXTRAS = {
     "ann": "usearch",

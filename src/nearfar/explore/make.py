@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from nearfar.answers import answer
 from nearfar.calibrate import label_probability
 from nearfar.classify import similarities, winners
+from nearfar.cores import cores
 from nearfar.errors import InputError
 from nearfar.explore.layout import can_tsne, lay_out
 from nearfar.explore.store import MAP, SPLITS, Map, content_hash, read_map, row_marks, write_map
@@ -94,8 +94,7 @@ def _positions(
         return earlier.xy, earlier.method
     if not can_tsne():
         watcher.note("the map is a plain PCA; pip install 'nearfar[project]' gives a t-SNE, which parts the classes better")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return lay_out(z, subject.gallery.metric, seed=subject.config["seed"], threads=cores, note=watcher.note)
+    return lay_out(z, subject.gallery.metric, seed=subject.config["seed"], threads=cores(), note=watcher.note)
 
 
 def _make(subject: Subject, bound_to: dict[str, Any], earlier: Map | None, watcher: Watcher) -> Map:

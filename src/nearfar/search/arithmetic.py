@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nearfar.cores import cores
 from nearfar.search.vectors import Ints, group_size
 
 Reals = npt.NDArray[np.floating[Any]]
@@ -31,8 +32,7 @@ def threads() -> int:
 
         return torch.get_num_threads()
     most = os.environ.get("OMP_NUM_THREADS", "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, int(most)) if most.isdecimal() and int(most) else cores
+    return min(cores(), int(most)) if most.isdecimal() and int(most) else cores()
 
 
 def products(a: Reals, b: Reals, bias: Reals | None = None) -> Reals:
