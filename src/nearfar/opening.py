@@ -18,7 +18,6 @@ from nearfar.errors import InputError
 from nearfar.heads import Head
 from nearfar.recipe import Recipe
 from nearfar.search import NeighborIndex
-from nearfar.search.vectors import LARGEST
 
 if TYPE_CHECKING:
     from nearfar.embedder import Embedder
@@ -27,8 +26,6 @@ Labels = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 ONNX = ".onnx"
-_LOOKED_THROUGH = 1 << 25
-"""Numbers of an index that are looked through when a run is opened, which takes some hundredths of a second."""
 
 
 class Model(Protocol):
@@ -123,9 +120,6 @@ def load_index(
     index = NeighborIndex.load(path, expect_model_hash=config["model"]["sha256"], mapped=mapped)
     if index.labels is None or len(index.names.get("images", [])) != len(index):
         raise InputError(f"{path} is damaged: it lacks labels or names of images; {'train' if own else 'build it'} again")
-    vectors = index.vectors
-    if vectors.size <= _LOOKED_THROUGH and not (vectors.min() >= -LARGEST and vectors.max() <= LARGEST):  # NaN fails both
-        raise InputError(f"{path} is damaged: its vectors are not all finite numbers; {'train' if own else 'build it'} again")
     named = list(index.names.get("classes", classes))
     if np.asarray(index.labels).max() >= len(named) or (own and tuple(named[: len(classes)]) != tuple(classes)):
         raise InputError(f"{path} does not belong to {folder}: it has classes that the run lacks")

@@ -19,6 +19,7 @@ BYTES = 1 << 30
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "pty.spawn")
 _PATHS = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.truncate", "shutil.rmtree")
+_RELATIVE = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.chmod")  # to an open folder
 
 
 class Crossed(BaseException):
@@ -87,8 +88,8 @@ class Guard:
         if event == "open":
             self._opened(*arguments)
         elif event in _PATHS:
-            for path in arguments:
-                if isinstance(path, str | bytes | os.PathLike) and not self._inside(path):
+            for path, folder in zip(arguments, _folders(event, arguments), strict=False):
+                if isinstance(path, str | bytes | os.PathLike) and not self._inside(os.path.join(folder, os.fsdecode(path))):
                     self._note(f"{event} {os.fsdecode(path)}")
         elif event.startswith("socket.") or event in _STARTS or event == "pickle.find_class":
             self._note(f"{event} {arguments!r}"[:200])
@@ -115,6 +116,13 @@ class Guard:
         return any(_is_below(os.path.realpath(os.fsdecode(path)), folder) for folder in self.own) or str(path).startswith(
             "<frozen"
         )
+
+
+def _folders(event: str, arguments: tuple[Any, ...]) -> list[str]:
+    """What each path of an event is relative to: the working folder, or that of a descriptor given beside it."""
+    both = event in ("os.rename", "os.link")
+    given = arguments[2:4] if both else arguments[-1:] * 2
+    return [f"/proc/self/fd/{one}" if isinstance(one, int) and one >= 0 and event in _RELATIVE else "" for one in given]
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -24,7 +24,9 @@ from reliability.data_targets import (
     recipes,
     table,
 )
+from reliability.shard_targets import embeddings, tars
 from reliability.target import Several, Target
+from reliability.text_targets import json_of_captions, prompts, tensors_of_captions
 from samples import shapes
 
 from nearfar import indexing, runs, show
@@ -184,6 +186,6 @@ TARGETS: dict[str, Callable[[Path], Any]] = {
     one.__name__: one
     for one in (
         *(json_of_run, tensors_of_run, hnsw, annoy, maps, onnx, pictures, table, idx, npz, parquet, metadata, recipes),
-        *(bodies, packages, pickles, decoded),
+        *(bodies, packages, pickles, decoded, json_of_captions, tensors_of_captions, prompts, tars, embeddings),
     )
 }

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,10 +22,10 @@ import nearfar
 from nearfar.embedding.shards import Plan
 from nearfar.errors import InputError
 from nearfar.files import explain_os_errors, hash_file, read_json, write_atomic, write_json
+from nearfar.search.vectors import METRICS
 
 MANIFEST, NOTES, NAMES, SKIPPED = "manifest.json", "parts.jsonl", "images.list", "skipped.txt"
 _FORMAT, _VERSION = "nearfar-embeddings", 1
-_PART = re.compile(r"part-(\d{6,})-(\d{4,})\.parquet")
 _SKIPPED_KEY = b"nearfar.skipped"
 
 Floats = npt.NDArray[np.float32]
@@ -231,22 +230,18 @@ class Embeddings:
         Raises:
             InputError: a part is missing or damaged.
         """
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         for part in self.parts:
             path = self.folder / part.name
-            try:
+            with _explained(path):
                 table = pq.read_table(path, columns=["id", "label", "embedding"], use_threads=False, memory_map=False)
                 vectors = table.column("embedding").combine_chunks()
                 if table.num_rows != part.rows or vectors.type.list_size != self.dim or vectors.null_count:
                     raise InputError(f"{path} is not the part that the manifest names; embed again into another folder")
                 z = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.dim)
-                yield z, table.column("id").to_pylist(), table.column("label").to_pylist()
-            except (pa.ArrowException, AttributeError, KeyError) as error:
-                raise InputError(f"{path} is damaged: {' '.join(str(error).split())}") from None
-            except OSError as error:
-                raise InputError(f"cannot read {path}: {error.strerror or 'it is damaged'}") from None
+                ids, labels = table.column("id").to_pylist(), table.column("label").to_pylist()
+            yield z, ids, labels
 
     def skipped(self) -> Iterator[str]:
         """A line for each image that could not be read."""
@@ -309,7 +304,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if tree.get("version") != _VERSION:
         raise InputError(f"{path} has version {tree.get('version')!r}, expected {_VERSION}; use the nearfar that wrote it")
     model = tree.get("model")
-    if tree.get("state") not in ("running", "finished") or not isinstance(model, dict) or type(model.get("dim")) is not int:
+    told = isinstance(model, dict) and isinstance(model.get("sha256"), str) and model.get("metric") in METRICS
+    if tree.get("state") not in ("running", "finished") or not told or not _is_count(model.get("dim"), least=1):
         raise InputError(f"{path} is damaged: it lacks its state or its model; delete the folder, and embed again")
     return tree
 
@@ -337,11 +333,17 @@ def _parts(folder: Path, tree: Mapping[str, Any] | None) -> list[Part]:
                     given.append(json.loads(line))
     try:
         parts = [Part(**one) for one in given or []]
-        if any(part.name != part_name(*part.place) or not _PART.fullmatch(part.name) for part in parts):
-            raise ValueError("it names a part wrongly")
+        for part in parts:
+            counts = (part.shard, part.block, part.read, part.rows, part.bytes)
+            if not all(_is_count(count) for count in counts) or part.rows > part.read or part.name != part_name(*part.place):
+                raise ValueError("it describes a part wrongly")
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / MANIFEST} is damaged: {error}; delete the folder, and embed again") from None
     return sorted({part.place: part for part in parts}.values(), key=lambda part: part.place)
+
+
+def _is_count(value: Any, least: int = 0) -> bool:
+    return type(value) is int and least <= value < 1 << 53
 
 
 def _is_there(folder: Path, part: Part) -> bool:
@@ -362,9 +364,27 @@ def _sweep(folder: Path) -> None:
 
 
 def _skipped_lines(folder: Path, parts: list[Part]) -> Iterator[str]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     for part in parts:
         if part.read > part.rows:
-            note = (pq.read_schema(folder / part.name).metadata or {}).get(_SKIPPED_KEY, b"[]")
-            yield from json.loads(note)
+            path = folder / part.name
+            with _explained(path):
+                lines = json.loads((pq.read_schema(path).metadata or {}).get(_SKIPPED_KEY, b"[]"))
+                if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+                    raise pa.ArrowInvalid("its notes of what was skipped are no lines")
+            yield from lines
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say in one line what is wrong with a part."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, AttributeError, KeyError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: {' '.join(str(error).split())}; embed again into another folder") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or 'it is damaged'}") from None

@@ -32,6 +32,7 @@ from nearfar.files import (
     write_atomic,
     write_json,
 )
+from nearfar.search.vectors import LARGEST
 
 MANIFEST = "index.json"
 _FORMAT = "nearfar-index"
@@ -39,6 +40,8 @@ _PLAIN, _WITH_ENGINE = 1, 2
 """Versions of the format. An index without an engine is written as ever, so that an earlier nearfar can read it."""
 _OWN_FILE = re.compile(r"(vectors|ids|labels|names|keys|engine)-[0-9a-f]{16}\.(npy|json|bin)")
 _BLOCK = 1 << 24
+_LOOKED_THROUGH = 1 << 25
+"""Numbers of vectors that are looked through when an index is opened, which takes some hundredths of a second."""
 
 Names = dict[str, list[str]]
 
@@ -185,6 +188,8 @@ def _read_files(folder: Path, manifest: Mapping[str, Any], verify: bool, mapped:
     paths = {what: _check_file(folder, what, entry, verify) for what, entry in files.items()}
     shape: tuple[Any, ...] = (rows, dimensions)
     vectors = _read_array(paths["vectors"], np.float32, shape, mapped=mapped)
+    if 0 < vectors.size <= _LOOKED_THROUGH and not (vectors.min() >= -LARGEST and vectors.max() <= LARGEST):  # NaN fails both
+        raise InputError(f"{paths['vectors']} is damaged: its vectors are not all finite numbers; build the index again")
     ids = _read_array(paths["ids"], np.int64, shape[:1])
     labels = _read_array(paths["labels"], None, shape[:1]) if "labels" in paths else None
     names = read_json(paths["names"]) if "names" in paths else {}
