@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -99,6 +101,80 @@ def test_a_server_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPat
     ) as caught:
         NeighborIndex(backend="milvus", options={"uri": "http://127.0.0.1:9"}).fit(Z)
     assert "\n" not in str(caught.value)
+
+
+class Line:
+    """A server's door that can be made to let nothing pass, neither way, while it stays open."""
+
+    def __init__(self, port: int) -> None:
+        self.open, self.listening = threading.Event(), socket.create_server(("127.0.0.1", 0))
+        self.open.set()
+        self.ends: list[socket.socket] = []
+        self.accepting = threading.Thread(target=self._serve, args=(port,), daemon=True)
+        self.accepting.start()
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.listening.getsockname()[1]}"
+
+    def _serve(self, port: int) -> None:
+        while True:
+            try:
+                near, _ = self.listening.accept()
+            except OSError:  # it is closed
+                return
+            self.ends.append(near)
+            with contextlib.suppress(OSError):
+                far = socket.create_connection(("127.0.0.1", port))
+                self.ends.append(far)
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass, args=(one, other), daemon=True).start()
+
+    def _pass(self, one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while content := one.recv(1 << 16):
+                self.open.wait()
+                other.sendall(content)
+
+    def close(self) -> None:
+        self.open.set()
+        self.listening.shutdown(socket.SHUT_RDWR)  # to close it would not wake who waits there
+        self.listening.close()
+        self.accepting.join()
+        for end in self.ends:
+            end.close()
+
+
+@pytest.fixture
+def line(server: str) -> Iterator[Line]:
+    line = Line(int(server.rpartition(":")[2]))
+    yield line
+    line.close()
+
+
+def test_a_server_that_hangs_is_one_line_from_every_call(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"uri": line.uri}
+    index = NeighborIndex(backend="milvus", options=options).fit(Z, LABELS)
+    index.save(tmp_path / "index")
+    for name in ("_TIMEOUT", "_ANSWER", "_BULK"):
+        monkeypatch.setattr(f"nearfar.search.milvus.{name}", 0.5)
+    line.open.clear()
+    said = rf"the Milvus server at {line.uri} cannot be used \(tried for \d+\.\d s\): "
+    for call in (
+        lambda: index.search(Q, 5),
+        lambda: index.add(Q, LABELS[:20]),
+        lambda: NeighborIndex.load(tmp_path / "index", options=options),
+        lambda: NeighborIndex(backend="milvus", options=options).fit(Z),
+    ):
+        with pytest.raises(InputError, match=said) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert not [record for record in caplog.records if record.name.startswith("pymilvus")]
+    line.open.set()
+    assert len(index) == 300
+    np.testing.assert_array_equal(index.search(Q, 5)[1], nearest(Q, Z, 5)[1])
 
 
 def test_lite_leaves_no_files_and_no_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

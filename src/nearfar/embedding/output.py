@@ -304,8 +304,13 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if tree.get("version") != _VERSION:
         raise InputError(f"{path} has version {tree.get('version')!r}, expected {_VERSION}; use the nearfar that wrote it")
     model = tree.get("model")
-    told = isinstance(model, dict) and isinstance(model.get("sha256"), str) and model.get("metric") in METRICS
-    if tree.get("state") not in ("running", "finished") or not told or not _is_count(model.get("dim"), least=1):
+    told = (
+        isinstance(model, dict)
+        and isinstance(model.get("sha256"), str)
+        and model.get("metric") in METRICS
+        and _is_count(model.get("dim"), least=1)
+    )
+    if not told or tree.get("state") not in ("running", "finished"):
         raise InputError(f"{path} is damaged: it lacks its state or its model; delete the folder, and embed again")
     return tree
 

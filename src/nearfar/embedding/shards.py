@@ -92,7 +92,9 @@ class Plan:
         for shard in shards:
             counts = (shard.first, shard.start, shard.end, 0 if shard.rows is None else shard.rows)
             texts = (shard.kind, shard.name, shard.stamp)
-            if not all(type(one) is int and 0 <= one < 1 << 53 for one in counts) or not all(isinstance(one, str) for one in texts):
+            if not all(type(one) is int and 0 <= one < 1 << 53 for one in counts) or not all(
+                isinstance(one, str) for one in texts
+            ):
                 raise TypeError(f"the shard {str(shard.name)[:100]!r} is described wrongly")
         return cls(**{key: tree[key] for key in ("source", "root", "kind", "depth")}, shards=shards)
 

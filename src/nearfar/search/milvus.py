@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -46,7 +47,9 @@ a stranger must not be opened, and none is kept."""
 _TIMEOUT = 10.0
 """Seconds to wait for a server to answer at all."""
 _ANSWER = 60.0
-"""Seconds to wait for neighbours, a server that has gone included."""
+"""Seconds to wait for what a call does, from a server that has gone or hangs as well."""
+_BULK = 600.0
+"""Seconds to wait until what was sent is on the server's disks, or is loaded from there."""
 
 
 class MilvusEngine(Engine):
@@ -97,17 +100,18 @@ class MilvusEngine(Engine):
             graph = client.prepare_index_params()
             params = {"M": self.m, "efConstruction": self.ef_construction}
             graph.add_index("vector", index_type="HNSW", metric_type=_METRICS[self.metric], params=params)
-            client.create_collection(database.collection, schema=schema, index_params=graph, consistency_level="Strong")
-        self.add(entries, 0)
-        with database.errors():
-            database.client.flush(database.collection)
+            how: dict[str, Any] = {"consistency_level": "Strong", "timeout": _ANSWER}
+            client.create_collection(database.collection, schema=schema, index_params=graph, **how)
+            for part in _parts(entries):  # no key is there yet, and to look for it takes a server's time
+                client.insert(database.collection, _fields(entries, part, 0), timeout=_ANSWER)
+            client.flush(database.collection, timeout=_BULK)
 
     def add(self, entries: Entries, first: int) -> None:
-        database, step = self._database, max(1, _BATCH // entries.vectors.shape[1])
+        database = self._database
         with database.errors():
-            for at in range(0, len(entries.vectors), step):
+            for part in _parts(entries):
                 # A key may be there already, of an addition that was never saved.
-                database.client.upsert(database.collection, _fields(entries, at, at + step, first))
+                database.client.upsert(database.collection, _fields(entries, part, first), timeout=_ANSWER)
 
     def remove(self, keys: Ints) -> None:
         self._dead += keys.tolist()
@@ -121,7 +125,7 @@ class MilvusEngine(Engine):
     def _forget(self) -> None:
         with self._database.errors():
             while self._dead:
-                self._database.client.delete(self._database.collection, ids=self._dead[:_MOST])
+                self._database.client.delete(self._database.collection, ids=self._dead[:_MOST], timeout=_ANSWER)
                 del self._dead[:_MOST]
 
     def search(self, queries: Floats, k: int, only: Sequence[Any] | None = None) -> Ints:
@@ -148,7 +152,7 @@ class MilvusEngine(Engine):
     def write(self, path: Path) -> None:
         database = self._database
         with database.errors():
-            database.client.flush(database.collection)
+            database.client.flush(database.collection, timeout=_BULK)
         about = json.dumps({"collection": database.collection})
         if database.home is None:
             path.write_text(about)
@@ -162,7 +166,7 @@ class MilvusEngine(Engine):
                 archive.write(part, part.relative_to(database.home))
         database.open_client()
         with database.errors():
-            database.client.load_collection(database.collection)
+            database.client.load_collection(database.collection, timeout=_BULK)
 
     def read(self, path: Path, dimensions: int, size: int) -> None:
         pymilvus, manager = import_for(type(self), "milvus")
@@ -183,9 +187,9 @@ class MilvusEngine(Engine):
         except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise InputError(f"{path} is damaged: {error}; build the index again") from None
         with self._database.errors():
-            there = self._database.client.has_collection(collection)
+            there = self._database.client.has_collection(collection, timeout=_ANSWER)
             if there:
-                self._database.client.load_collection(collection)
+                self._database.client.load_collection(collection, timeout=_BULK)
         if not there:
             raise InputError(f"{self._database.place} has no collection {collection}; build the index again")
 
@@ -233,12 +237,19 @@ class _Database:
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
         """Turn what the client raises into one line, which says how long it was tried."""
-        start = time.monotonic()
+        from grpc import RpcError  # the client passes on that of a server which does not answer in time
+
+        start, log = time.monotonic(), logging.getLogger("pymilvus")
+        earlier = log.level
+        log.setLevel(logging.CRITICAL)  # what it raises it writes to the terminal as well, on thirty lines
         try:
             yield
-        except self.pymilvus.MilvusException as error:
-            reason = " ".join(str(error.message).split()) or type(error).__name__
+        except (self.pymilvus.MilvusException, RpcError) as error:
+            said = error.details() if isinstance(error, RpcError) else error.message
+            reason = " ".join(str(said).split()) or type(error).__name__
             raise InputError(f"{self.place} cannot be used (tried for {time.monotonic() - start:.1f} s): {reason}") from error
+        finally:
+            log.setLevel(earlier)
 
 
 def _close(held: dict[str, Any], manager: Any, path: Path) -> None:
@@ -252,14 +263,21 @@ def _end(held: dict[str, Any], manager: Any, path: Path, home: Path | None, coll
     """Leave nothing behind: neither the server's threads and files, nor a collection that no folder names."""
     if held["drop"] and "client" in held:
         with contextlib.suppress(Exception):  # the server may be gone before us
-            held["client"].drop_collection(collection)
+            held["client"].drop_collection(collection, timeout=_TIMEOUT)
     _close(held, manager, path)
     if home is not None:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _fields(entries: Entries, start: int, end: int, first: int) -> list[dict[str, Any]]:
-    """Rows ``start`` to ``end`` as Milvus takes them, with keys from ``first`` + ``start``."""
+def _parts(entries: Entries) -> Iterator[slice]:
+    """Rows that go in one call."""
+    step = max(1, _BATCH // entries.vectors.shape[1])
+    return (slice(at, min(at + step, len(entries.vectors))) for at in range(0, len(entries.vectors), step))
+
+
+def _fields(entries: Entries, part: slice, first: int) -> list[dict[str, Any]]:
+    """Rows as Milvus takes them, with keys that are ``first`` more than their numbers."""
+    start, end = part.start, part.stop
     ids, labels = entries.ids[start:end].tolist(), _plain_labels(entries.labels, start, end)
     rows = [
         {"key": key, "id": number, "vector": vector}
