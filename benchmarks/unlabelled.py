@@ -1,6 +1,6 @@
 """What is learned without labels, and what a few labels then bring, each training in a process of its own.
 
-    python benchmarks/unlabelled.py [--seeds 0 1 2] [--only mnist fashion] [--out FOLDER]
+    python benchmarks/unlabelled.py [--seeds 0 1 2] [--only mnist fashion] [--shares 0.01 0.1] [--out FOLDER]
 
 For each seed: `nearfar train` on all training images without their labels, judged on the official test images by 10-NN
 and 1-NN accuracy; a linear classifier on it with all labels; then training with the labels of one image in a hundred,
@@ -16,6 +16,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,14 +87,15 @@ def judge(run: Path, test: nf.ImageSet) -> Figures:
     return found | {"seconds": json.loads((run / "config.json").read_text())["training"]["seconds"]}
 
 
-def one_seed(name: str, seed: int, out: Path, test: nf.ImageSet) -> dict[str, Figures]:
+def one_seed(name: str, seed: int, out: Path, test: nf.ImageSet, shares: Sequence[float]) -> dict[str, Figures]:
     """All figures of a seed, by training."""
     one, run = SETS[name], out / f"{name}-{seed}"
     train(one.data, run, seed, "--recipe", one.recipe)
     linear = run.with_name(f"{run.name}-linear")
     train(one.data, linear, seed, "--from", str(run), "--set", *LINEAR)
     rows = {"no labels": judge(run, test), "a linear classifier on it": judge(linear, test)}
-    for share, epochs in FRACTIONS.items():
+    for share in shares:
+        epochs = FRACTIONS[share]
         settings = ["--set", *FEW, *one.augment, f"data.fraction={share}", f"train.epochs={epochs}"]
         for start, options in (("on it", ["--from", str(run)]), ("from nothing", ["--recipe", one.recipe])):
             few = run.with_name(f"{run.name}-{share}-{start.replace(' ', '-')}")
@@ -106,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", default=[*SETS], choices=[*SETS])
+    parser.add_argument("--shares", type=float, nargs="*", default=[*FRACTIONS], choices=[*FRACTIONS], help="of the labels")
     parser.add_argument("--out", type=Path, default=Path("runs/unlabelled"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -115,7 +118,7 @@ def main() -> None:
     )
     for name in options.only:
         test = nf.load_images(SETS[name].data, split="test")
-        seeds = [one_seed(name, seed, options.out, test) for seed in options.seeds]
+        seeds = [one_seed(name, seed, options.out, test, options.shares) for seed in options.seeds]
         print(f"{name}, {SETS[name].recipe}; median (range) of seeds {', '.join(map(str, options.seeds))}")
         for row in seeds[0]:
             cells = [f"{key} {_middle([seed[row][key] for seed in seeds])}" for key in seeds[0][row]]

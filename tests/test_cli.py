@@ -347,16 +347,30 @@ def start(arguments: list[str | Path]) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_killed_run_resumes_to_the_same_weights(cli: Cli, tmp_path: Path, number: signal.Signals) -> None:
-    recipe = tmp_path / "long.toml"
-    recipe.write_text(
-        '[encoder]\nkind = "conv5"\ndim = 8\n[loss]\nkind = "supcon"\n[data]\nsize = 28\nchannels = 1\nrows = 400\n'
-        "[sampling]\nbatch_size = 20\n[train]\nepochs = 4\ncheckpoint_seconds = 0.05\n"
+LONG = (
+    '[encoder]\nkind = "conv5"\ndim = 8\n[loss]\nkind = "supcon"\n[data]\nsize = 28\nchannels = 1\nrows = 400\n'
+    "[sampling]\nbatch_size = 20\n[train]\nepochs = 4\ncheckpoint_seconds = 0.05\n[evaluate]\nbootstrap = 0\n"
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of `LONG` as it is when nobody disturbs it."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    (home / "long.toml").write_text(LONG)
+    _, err = (process := start(["train", "mnist", "--recipe", home / "long.toml", "--out", home / "run"])).communicate(
+        timeout=120
     )
-    common = ["mnist", "--recipe", recipe, "--set", "evaluate.bootstrap=0"]
-    process = start(["train", *common, "--out", tmp_path / "a"])
-    checkpoint = tmp_path / "a" / "checkpoints" / "latest.safetensors"
+    assert process.returncode == 0, err
+    return home / "run"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_killed_run_resumes_to_the_same_weights(cli: Cli, tmp_path: Path, undisturbed: Path, number: signal.Signals) -> None:
+    (tmp_path / "long.toml").write_text(LONG)
+    command = ["train", "mnist", "--recipe", tmp_path / "long.toml", "--out", tmp_path / "run"]
+    process = start(command)
+    checkpoint = tmp_path / "run" / "checkpoints" / "latest.safetensors"
     deadline = time.monotonic() + 60
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -364,15 +378,16 @@ def test_a_killed_run_resumes_to_the_same_weights(cli: Cli, tmp_path: Path, numb
     _, err = process.communicate(timeout=60)
     assert process.returncode == (-9 if number == signal.SIGKILL else 130), err
     assert checkpoint.exists()
-    refused(cli("evaluate", tmp_path / "a"), "not finished", "--resume")
-    refused(cli("train", *common, "--out", tmp_path / "a"), "--resume")
-    refused(cli("train", *common, "--out", tmp_path / "a", "--resume", "--seed", 5), "seed")
-    finished = start(["train", *common, "--out", tmp_path / "a", "--resume"])
-    whole = start(["train", *common, "--out", tmp_path / "b"])
-    for one in (finished, whole):
-        _, err = one.communicate(timeout=120)
-        assert one.returncode == 0, err
-    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    refused(cli("evaluate", tmp_path / "run"), "not finished", "--resume")
+    refused(cli(*command), "--resume")
+    refused(cli(*command, "--resume", "--seed", 5), "seed")
+    code, _, err = cli(*command, "--resume")
+    assert code == 0, err
+    files = [(run / "model.safetensors").read_bytes() for run in (tmp_path / "run", undisturbed)]
+    assert files[0] == files[1]
     assert not checkpoint.exists()
-    rows = [[json.loads(line)["loss"] for line in (tmp_path / x / "history.jsonl").read_text().splitlines()] for x in "ab"]
+    rows = [
+        [json.loads(line)["loss"] for line in (run / "history.jsonl").read_text().splitlines()]
+        for run in (tmp_path / "run", undisturbed)
+    ]
     assert rows[0] == rows[1]

@@ -96,3 +96,30 @@ def test_a_cluster_started_for_it_gives_one_line_for_a_bad_image(run: Path, tmp_
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 2
     assert "x.png: not an image in a known format" in done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_shard_that_kills_its_workers_is_given_up_in_one_line(run: Path, tmp_path: Path) -> None:
+    images, data = shapes(60), tmp_path / "data"
+    for number, name in enumerate(["a.tar", "deadly.tar", "z.tar"]):
+        labelled_tar(data / name, images.subset(np.arange(20) + 20 * number))
+    deaths = tmp_path / "deaths"
+    (tmp_path / "sitecustomize.py").write_text(  # in every process of the cluster, but only workers read shards
+        "import os, sys\n"
+        "def hear(event, arguments):\n"
+        "    if event == 'open' and str(arguments[0]).endswith('deadly.tar') and os.environ.get('RAY_JOB_ID'):\n"
+        f"        os.write(os.open({str(deaths)!r}, os.O_CREAT | os.O_APPEND | os.O_WRONLY), b'x')\n"
+        "        os._exit(139)\n"
+        "sys.addaudithook(hear)\n"
+    )
+    out = tmp_path / "out"
+    program = (
+        f"from nearfar.cli import main; main(['embed', {str(run)!r}, {str(data)!r}, '--out', {str(out)!r}, '--ray', 'local'])"
+    )
+    places = os.pathsep.join([str(tmp_path), str(Path(ray_engine.__file__).parents[2])])
+    environment = {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "died 4 times over one shard" in done.stderr.strip().splitlines()[-1]
+    assert deaths.read_text() == "x" * 4
+    assert embed_stream(run, data, out=out)["images"] == 60  # where nothing dies, the same command goes on

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from embedding.stream_samples import (
@@ -19,6 +20,7 @@ from embedding.stream_samples import (
     labelled_tar,
     manifest,
     parts_of,
+    png,
     train_tiny,
     write_folder,
     write_parquet,
@@ -74,6 +76,27 @@ def test_it_holds_what_is_embedded_in_memory(run: Path, tmp_path: Path, kind: st
         "skipped": [],
         "skipped_images": 0,
     }
+
+
+def test_captions_are_beside_their_vectors(run: Path, tmp_path: Path) -> None:
+    images = shapes(30)
+    captions = [[f"bar {row}", "a bar"] if row % 3 else None for row in range(30)]
+    wanted = [f"bar {row}\na bar" if row % 3 else None for row in range(30)]
+    structs = [{"bytes": png(image), "path": f"{row:02d}.png"} for row, image in enumerate(images.images)]
+    pq.write_table(pa.table({"image": structs, "captions": captions}), tmp_path / "x.parquet", row_group_size=7)
+    (tmp_path / "folder").mkdir()
+    lines = ["file_name,text"]
+    for row, struct in enumerate(structs):
+        (tmp_path / "folder" / struct["path"]).write_bytes(struct["bytes"])
+        lines += [f"{struct['path']},{caption}" for caption in captions[row] or [""]]
+    (tmp_path / "folder" / "metadata.csv").write_text("\n".join(lines))
+    for data in (tmp_path / "x.parquet", tmp_path / "folder", images.with_texts(captions)):
+        out = tmp_path / f"out-{getattr(data, 'name', 'memory')}"
+        embed_stream(run, data, out=out, rows=4)
+        found = [
+            text for part in sorted(out.glob("part-*")) for text in pq.read_table(part, columns=["text"])["text"].to_pylist()
+        ]
+        assert found == wanted
 
 
 def test_tar_files_with_classes_and_texts(run: Path, tmp_path: Path) -> None:

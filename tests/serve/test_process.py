@@ -37,9 +37,9 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return said
 
 
-def test_it_answers_ends_on_a_signal_and_says_nothing_else(run: Path, images: ImageSet) -> None:
-    for how in (signal.SIGTERM, signal.SIGINT):
-        with server(run) as process:
+def test_it_answers_ends_on_a_signal_and_says_nothing_else(run: Path, light: Path, images: ImageSet) -> None:
+    for how, served in ((signal.SIGTERM, run), (signal.SIGINT, light)):
+        with server(served) as process:
             with process.client() as client:
                 content = png(np.asarray(images.images)[0])
                 said = client.post("/v1/predict", content=content, headers={"content-type": "image/png"})
@@ -68,23 +68,23 @@ def test_what_cannot_be_served_is_one_line(run: Path, tmp_path: Path, refused: C
     assert "model.safetensors" in refused(str(run), "--port", "0")
 
 
-def test_a_key_comes_from_a_file_or_the_environment(run: Path, tmp_path: Path, images: ImageSet) -> None:
+def test_a_key_comes_from_a_file_or_the_environment(light: Path, tmp_path: Path, images: ImageSet) -> None:
     (tmp_path / "key").write_text("from the file\n")
     body = {"image": b64(png(of_class(images, "9")[0])), "label": "nine"}
     for options, environment, key in (
         (["--api-key-file", str(tmp_path / "key")], {}, "from the file"),
         ([], {"NEARFAR_API_KEY": "from around"}, "from around"),
     ):
-        with server(run, *options, **environment) as process, process.client() as client:
+        with server(light, *options, **environment) as process, process.client() as client:
             assert client.post("/v1/items", json=body).status_code == 401
             assert client.post("/v1/items", json=body, headers={"authorization": f"Bearer {key}"}).status_code == 201
 
 
-def test_what_was_acknowledged_outlasts_a_kill_at_any_moment(run: Path, images: ImageSet) -> None:
+def test_what_was_acknowledged_outlasts_a_kill_at_any_moment(light: Path, images: ImageSet) -> None:
     nines = of_class(images, "9")
     acknowledged: set[int] = set()
     for attempt in range(2):
-        with server(run) as process:
+        with server(light) as process:
 
             def add(first: int, process: Any = process) -> None:
                 with process.client() as client:
@@ -103,7 +103,7 @@ def test_what_was_acknowledged_outlasts_a_kill_at_any_moment(run: Path, images: 
             process.popen.kill()
             writer.join()
             process.popen.communicate()
-        with server(run) as process, process.client() as client:
+        with server(light) as process, process.client() as client:
             there = {one["id"] for one in client.get("/v1/items?count=1000").json()["items"]}
             assert acknowledged <= there
             assert len(there - acknowledged) <= attempt + 1, "at most the one that was under way, each time"
@@ -111,8 +111,8 @@ def test_what_was_acknowledged_outlasts_a_kill_at_any_moment(run: Path, images: 
                 assert client.get(f"/v1/items/{number}/image").status_code == 200
 
 
-def test_a_slow_body_is_given_up_and_others_are_answered(run: Path) -> None:
-    with server(run, "--timeout", "0.5") as process, process.client() as client:
+def test_a_slow_body_is_given_up_and_others_are_answered(light: Path) -> None:
+    with server(light, "--timeout", "0.5") as process, process.client() as client:
         host, port = process.address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as slow:
             slow.sendall(
@@ -124,18 +124,18 @@ def test_a_slow_body_is_given_up_and_others_are_answered(run: Path) -> None:
         assert client.get("/v1/model").status_code == 200
 
 
-def test_a_change_by_another_process_is_followed(run: Path, images: ImageSet, tmp_path: Path) -> None:
+def test_a_change_by_another_process_is_followed(light: Path, images: ImageSet, tmp_path: Path) -> None:
     from nearfar import indexing
 
     (tmp_path / "nine").mkdir()
     (tmp_path / "nine" / "a.png").write_bytes(png(of_class(images, "9")[0]))
-    with server(run) as process, process.client() as client:
-        indexing.add_images(run, tmp_path / "nine", label="nine")
+    with server(light) as process, process.client() as client:
+        indexing.add_images(light, tmp_path / "nine", label="nine")
         wait_for(lambda: client.get("/v1/model").json()["added"] == 1)
 
 
-def test_it_listens_where_it_is_told(run: Path) -> None:
-    with server(run, "--host", "localhost") as process, process.client() as client:
+def test_it_listens_where_it_is_told(light: Path) -> None:
+    with server(light, "--host", "localhost") as process, process.client() as client:
         assert client.get("/readyz").json()["status"] == "ok"
 
 

@@ -95,11 +95,12 @@ class ParquetSource:
 
 
 class Described(NamedTuple):
-    """Some rows: images still encoded, what the file calls them (None: nothing), their labels as text (None: no label)."""
+    """Some rows: images still encoded, what the file calls them (None: nothing), labels as text (None: no label), captions."""
 
     images: list[Encoded]
     names: list[str | None]
     labels: list[str | None]
+    texts: Sequence[tuple[str, ...]]
 
 
 def row_groups(path: Path) -> list[tuple[int, int]]:
@@ -121,7 +122,7 @@ def described(path: Path, groups: Sequence[int], *, skip: int = 0, rows: int = E
     """
     with _parquet(path) as (file, columns):
         row = sum(file.metadata.row_group(number).num_rows for number in range(groups[0])) if groups else 0
-        wanted = [columns.image, *([columns.label] if columns.label else [])]
+        wanted = [name for name in (columns.image, columns.label, columns.text) if name]
         for batch in file.iter_batches(rows, row_groups=list(groups), columns=wanted, use_threads=False):
             passed = min(skip, batch.num_rows)
             skip, row, batch = skip - passed, row + passed, batch.slice(passed)
@@ -129,10 +130,12 @@ def described(path: Path, groups: Sequence[int], *, skip: int = 0, rows: int = E
                 continue
             images = batch.column(columns.image).to_pylist()
             labels = batch.column(columns.label).to_pylist() if columns.label else [None] * len(images)
+            texts = batch.column(columns.text).to_pylist() if columns.text else [None] * len(images)
             yield Described(
                 [_encoded(image, path, row + i) for i, image in enumerate(images)],
                 [image.get("path") if isinstance(image, dict) else None for image in images],
                 [_label_text(label, columns.classes) for label in labels],
+                as_texts(texts, len(texts), f"{path}: the column {columns.text!r}"),
             )
             row += len(images)
 

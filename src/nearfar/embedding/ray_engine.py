@@ -28,6 +28,8 @@ _PATIENCE = 10.0
 """Seconds for which an address is tried."""
 _PROBE_SECONDS = 30.0
 """Seconds that a cluster may take to let a first driver in."""
+_RETRIES = 3
+"""How often a shard is begun again whose worker died; a node that is lost costs one, a shard that kills its reader all."""
 _STORE = 80 << 20
 """Bytes of the object store of a cluster that is started here, about the least that Ray takes: only notes go through it."""
 
@@ -80,12 +82,30 @@ def embed_on_ray(
             compute=ray_data.ActorPoolStrategy(min_size=1, max_size=min(places, len(rows))),
             num_cpus=1,
             num_gpus=1 if gpu else 0,
+            max_restarts=-1,  # of a worker, which many nodes may take with them; it is the shard that is given up
+            max_task_retries=_RETRIES,
         )
-        for row in notes.iter_rows():
+        for row in _answers(notes, ray):
             told = json.loads(row["note"])
             if "error" in told:
                 raise InputError(told["error"])
             yield Part(**told)
+
+
+def _answers(notes: Any, ray: Any) -> Iterator[dict[str, Any]]:
+    """What workers tell.
+
+    Raises:
+        InputError: the worker of a shard died again and again, or the cluster has gone.
+    """
+    try:
+        yield from notes.iter_rows()
+    except ray.exceptions.RayError as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]
+        raise InputError(
+            f"workers on the Ray cluster died {_RETRIES + 1} times over one shard ({reason}); what is done is kept, and the "
+            "same command without --ray goes on in this process, where it is seen which image it is"
+        ) from None
 
 
 class _Worker:

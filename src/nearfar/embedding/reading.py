@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -98,8 +98,13 @@ def _of_parquet(path: Path, shard: Shard, skip: int) -> Iterator[Piece]:
     row = shard.first + skip
     for found in described(path, range(start, shard.end), skip=skip - passed, rows=most):
         ids = [name or str(row + number) for number, name in enumerate(found.names)]
-        yield Piece(found.images, ids, found.labels, [None] * len(ids))
+        yield Piece(found.images, ids, found.labels, [_together(captions) for captions in found.texts])
         row += len(ids)
+
+
+def _together(captions: Sequence[str]) -> str | None:
+    """The captions of an image as one text, a line for each; None where it has none."""
+    return "\n".join(captions) or None
 
 
 def _of_set(plan: Plan, shard: Shard, skip: int, data: Any) -> Iterator[Piece]:
@@ -117,7 +122,9 @@ def _of_set(plan: Plan, shard: Shard, skip: int, data: Any) -> Iterator[Piece]:
         ids = [prefix + text for text in rows.ids[part].tolist()]
         numbers = None if rows.labels is None else rows.labels[part].tolist()
         labels = [None] * len(ids) if numbers is None else [rows.classes[number] for number in numbers]
-        yield Piece(chunk[passed:], ids, labels, [None] * len(ids))
+        captions = [()] * len(ids) if rows.texts is None else rows.texts[part]
+        texts = [_together(one) for one in captions]
+        yield Piece(chunk[passed:], ids, labels, texts)
 
 
 def _of_tar(path: Path, shard: Shard, skip: int) -> Iterator[Piece]:

@@ -80,7 +80,7 @@ def embed_stream(
 ) -> dict[str, Any]:
     """Embed all images of ``data`` into a folder of Parquet parts; one that was broken off is gone on with.
 
-    Columns of a part: id, label (null where there is none), text (of tar files), embedding, a list of D float32.
+    Columns of a part: id; label and text (captions, a line each), null where there is none; embedding, a list of D float32.
 
     Args:
         run: a run folder, or an ONNX file that `nearfar.verbs.export` made.
