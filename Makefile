@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/mnist
+# The list is whole, so nothing is to be resolved; and what is never imported need not be compiled.
+QUICKLY := --quiet --disable-pip-version-check --no-deps --no-compile
 
 .PHONY: setup demo test test-slow bench bench-losses bench-search bench-speed bench-serve lint reproduce clean
 
@@ -11,9 +13,9 @@ setup: .venv/.ready
 	@$(PYTHON) -c 'import sys; sys.exit("nearfar needs Python 3.11 or later, found " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing the pinned environment into .venv ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt 2>.venv/install.log \
+	@$(BIN)/python -m pip install $(QUICKLY) --requirement requirements-dev.txt 2>.venv/install.log \
 		|| { cat .venv/install.log >&2; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . 2>>.venv/install.log \
+	@$(BIN)/python -m pip install $(QUICKLY) --no-build-isolation --editable . 2>>.venv/install.log \
 		|| { cat .venv/install.log >&2; exit 1; }
 	@touch $@
 

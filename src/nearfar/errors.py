@@ -17,6 +17,11 @@ class ProcessLostError(RuntimeError):
     """Another of the processes that train together no longer answers."""
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of what an error says, or its name where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'a' or 'b'?"`` for the nearest of ``known``, or a list of all of them when none is near."""
     names = sorted(known)

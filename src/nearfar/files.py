@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 
 from nearfar.errors import InputError
 
+NOT_JSON = (ValueError, RecursionError)
+"""What Python raises for text that is no JSON, has a number of thousands of digits, or is nested without end."""
 LEFT_OVER = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
 """Names of the temporary files that a writer leaves when it is killed."""
 
@@ -142,7 +144,7 @@ def read_json(path: Path | str) -> dict[str, Any]:
         tree = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise InputError(f"{path} is damaged: not valid JSON ({error})") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.errors import InputError
+from nearfar.files import NOT_JSON
 
 KEY = "nearfar"
 """Of the entry of the file's metadata that says what the model is; it holds a JSON object."""
@@ -72,7 +73,7 @@ def about(content: bytes, where: str) -> dict[str, Any]:
         raise InputError(f"{where} was not made by nearfar: it does not say what images it takes; use nearfar export RUN")
     try:
         tree = json.loads(entries[KEY])
-    except (json.JSONDecodeError, RecursionError, UnicodeDecodeError):
+    except NOT_JSON:
         tree = None
     if not isinstance(tree, Mapping):
         raise InputError(f"{where} is damaged: what it says of itself is not a JSON object; export the run again")

@@ -22,7 +22,7 @@ from nearfar.distributed.part import check_shares
 from nearfar.encoders import UnitNorm, build_encoder, channels_last
 from nearfar.encoders.norm import unshared
 from nearfar.encoders.projector import projector
-from nearfar.errors import InputError, did_you_mean
+from nearfar.errors import InputError, did_you_mean, reason_of
 from nearfar.headloss import HeadLoss
 from nearfar.losses import LOSSES, Loss
 from nearfar.muon import Muon
@@ -91,8 +91,7 @@ def explain_size(where: str = "the recipe") -> Iterator[None]:
     except InputError:
         raise
     except (RuntimeError, OverflowError, MemoryError, TypeError, ValueError) as error:
-        said = (str(error) or type(error).__name__).splitlines()[0][:300]
-        raise InputError(f"{where} asks for a network that cannot be built: {said}") from error
+        raise InputError(f"{where} asks for a network that cannot be built: {reason_of(error)[:300]}") from error
 
 
 def training_targets(recipe: Recipe, train: ImageSet, *, seed: int) -> Targets:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import nearfar.data.cache as cache
 from nearfar.errors import InputError
-from nearfar.files import write_json
+from nearfar.files import NOT_JSON, write_json
 
 _TURNS, _SECONDS = 12, 0.5  # of a measurement: at most so many, and no new one after so long
 _WORTH = 0.85  # share of the time of float32 below which bfloat16 is taken
@@ -104,7 +104,7 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
     """What was measured before, but for entries that are not what we write."""
     try:
         tree = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+    except (OSError, *NOT_JSON):
         return {}
     if not isinstance(tree, dict):
         return {}

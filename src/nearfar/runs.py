@@ -13,7 +13,7 @@ from typing import Any
 import nearfar
 from nearfar.errors import InputError
 from nearfar.exchange import stranded
-from nearfar.files import LEFT_OVER, explain_os_errors, make_folder, read_json, write_json, write_text
+from nearfar.files import LEFT_OVER, NOT_JSON, explain_os_errors, make_folder, read_json, write_json, write_text
 from nearfar.heads import Head, load_head
 
 FORMAT = 1
@@ -97,7 +97,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
         return []
     try:
         return [json.loads(line) for line in path.read_text().splitlines()]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise InputError(f"{path} is damaged: {error}") from None
 
 

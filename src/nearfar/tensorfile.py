@@ -12,8 +12,8 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from nearfar.errors import InputError
-from nearfar.files import write_bytes
+from nearfar.errors import InputError, reason_of
+from nearfar.files import NOT_JSON, write_bytes
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -53,8 +53,8 @@ def load(path: Path | str, framework: Literal["np", "pt"]) -> tuple[dict[str, An
         header = json.loads(metadata.get("nearfar", "{}"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except (safetensors.SafetensorError, json.JSONDecodeError, OSError, TypeError) as error:
-        raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+    except (safetensors.SafetensorError, *NOT_JSON, OSError, TypeError) as error:
+        raise InputError(f"{path} is damaged: {reason_of(error)}") from None
     if not isinstance(header, dict):
         raise InputError(f"{path} is damaged: its header is not a JSON object")
     return tensors, header

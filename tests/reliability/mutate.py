@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -92,15 +93,17 @@ def mutate_json(tree: Any, dice: Random) -> bytes:
         elif what == 1 and isinstance(holder, dict):
             holder[dice.choice(_WORDS)] = holder.pop(key)
         elif what == 2 and isinstance(holder, dict):
-            holder[dice.choice(_WORDS)] = dice.choice(_LEAVES)
+            holder[dice.choice(_WORDS)] = copy.deepcopy(dice.choice(_LEAVES))
         elif what == 3 and isinstance(holder, list):
             holder += holder[: dice.randint(1, 3)]
         elif what == 4:
             inner = dice.choice(holders)
             holder[key] = json.loads(json.dumps(inner)) if len(json.dumps(inner)) < 10_000 else []
         else:
-            holder[key] = dice.choice(_LEAVES)
+            holder[key] = copy.deepcopy(dice.choice(_LEAVES))
     text = json.dumps(tree)
+    if dice.random() < 0.02:
+        text = text.replace("0", "9" * 5000, 1)  # more digits than Python makes a number of
     if dice.random() < 0.03:
         deep = dice.choice((100, 2000, 100_000))
         text = text.replace("0", "[" * deep + "]" * deep, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow.parquet  # noqa: F401
 import reliability.jobs  # noqa: F401
+import scipy.optimize  # noqa: F401
 import torch
 from PIL import Image
 

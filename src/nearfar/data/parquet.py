@@ -18,6 +18,7 @@ from nearfar.data.imageset import number_labels, text_ids
 from nearfar.data.sources import ENCODED_ROWS, Chunk, Encoded, Rows, file_stamp, readable
 from nearfar.data.texts import COLUMNS, as_texts
 from nearfar.errors import InputError
+from nearfar.files import NOT_JSON
 
 _IMAGE = ("image", "img", "picture", "photo")
 _LABEL = ("label", "labels", "class", "fine_label", "target", "y")
@@ -230,5 +231,5 @@ def _features(metadata: dict[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (*NOT_JSON, KeyError, TypeError, AttributeError):
         return {}

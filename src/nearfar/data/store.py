@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfar.errors import InputError
-from nearfar.files import write_atomic
+from nearfar.files import NOT_JSON, write_atomic
 
 _MARK = b"NEARFAR1"
 _TAIL = struct.Struct("<Q8s")
@@ -245,6 +245,6 @@ def open_images(path: Path | str) -> tuple[DiskImages, dict[str, Any]]:
         note = dict(tail["note"])
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, struct.error) as error:
+    except (*NOT_JSON, KeyError, TypeError, struct.error) as error:
         raise InputError(f"{path} is damaged ({error}); remove it and run again") from error
     return DiskImages(path, (count, channels, height, width)), note

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import nearfar
 from nearfar.embedding.shards import Plan
 from nearfar.errors import InputError
-from nearfar.files import explain_os_errors, hash_file, read_json, write_atomic, write_json
+from nearfar.files import NOT_JSON, explain_os_errors, hash_file, read_json, write_atomic, write_json
 from nearfar.search.vectors import METRICS
 
 MANIFEST, NOTES, NAMES, SKIPPED = "manifest.json", "parts.jsonl", "images.list", "skipped.txt"
@@ -334,7 +334,7 @@ def _parts(folder: Path, tree: Mapping[str, Any] | None) -> list[Part]:
         given = []
         if (folder / NOTES).exists():
             for line in (folder / NOTES).read_bytes().split(b"\n"):
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(*NOT_JSON):
                     given.append(json.loads(line))
     try:
         parts = [Part(**one) for one in given or []]
@@ -389,7 +389,7 @@ def _explained(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, AttributeError, KeyError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (pa.ArrowException, AttributeError, KeyError, *NOT_JSON) as error:
         raise InputError(f"{path} is damaged: {' '.join(str(error).split())}; embed again into another folder") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or 'it is damaged'}") from None

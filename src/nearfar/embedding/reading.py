@@ -18,6 +18,7 @@ from nearfar.data.parquet import described, row_groups
 from nearfar.data.sources import ENCODED_ROWS, Chunk, FileSource, file_stamp, readable
 from nearfar.embedding.shards import Plan, Shard, listed_images, visible
 from nearfar.errors import InputError
+from nearfar.files import NOT_JSON
 
 _BYTES = 16 << 20
 """Encoded images held together, where one is not larger by itself."""
@@ -188,7 +189,7 @@ class _Sample:
         text = self._said(".json")
         try:
             about = json.loads(text) if text else {}
-        except (ValueError, RecursionError):
+        except NOT_JSON:
             raise InputError(f"{self.archive}, {self.beside['.json'].name} is damaged: not valid JSON") from None
         return about if isinstance(about, dict) else {}
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from nearfar.errors import InputError
+from nearfar.errors import InputError, reason_of
 
 
 class LayerSummary(NamedTuple):
@@ -47,8 +47,7 @@ def summary(encoder: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer
         with torch.no_grad():
             encoder.eval()(torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device))
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the encoder does not take images of shape {tuple(input_shape)}: {reason}") from error
+        raise InputError(f"the encoder does not take images of shape {tuple(input_shape)}: {reason_of(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()

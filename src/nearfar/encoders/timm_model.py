@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.encoders.checks import check_integer, check_size
-from nearfar.errors import InputError
+from nearfar.errors import InputError, reason_of
 from nearfar.torchvision import make_importable
 
 
@@ -38,8 +38,9 @@ def import_timm() -> ModuleType:
             f"{error.name} is not installed, which encoder 'timm' needs; run: pip install 'nearfar[timm]'"
         ) from None
     except (ImportError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"timm cannot be imported: {reason}; install the torchvision that was made for your torch") from None
+        raise InputError(
+            f"timm cannot be imported: {reason_of(error)}; install the torchvision that was made for your torch"
+        ) from None
 
 
 class Published(NamedTuple):
@@ -97,7 +98,7 @@ class TimmModel(nn.Module):
             raise
         except Exception as error:  # each model has its own
             raise InputError(
-                f"timm's {model} does not take {channels} x {size[0]} x {size[1]} numbers an image: {_line(error)}; set "
+                f"timm's {model} does not take {channels} x {size[0]} x {size[1]} numbers an image: {reason_of(error)}; set "
                 "data.size and data.channels to what it was made for, often [224, 224] and 3"
             ) from None
         self.head: nn.Module = nn.Linear(features, dim) if dim else nn.Identity()
@@ -156,7 +157,7 @@ class TimmModel(nn.Module):
             try:
                 loaded = self._build(pretrained=True, pretrained_cfg_overlay={"file": str(path), "custom_load": False})
             except Exception as error:  # of timm, PyTorch or safetensors, each with its own
-                raise InputError(f"{path} does not hold weights of {self.model}: {_line(error)}") from None
+                raise InputError(f"{path} does not hold weights of {self.model}: {reason_of(error).rstrip('.')}") from None
         # timm takes what it finds and leaves the rest as it was drawn.
         found = dict(loaded.named_parameters())
         matrices = {name: one for name, one in drawn.named_parameters() if one.ndim > 1 and one.min() < one.max()}
@@ -226,7 +227,3 @@ def _similar(name: str, names: list[str]) -> str:
     """Names like ``name``: there are more than a thousand."""
     near = difflib.get_close_matches(name, names, n=3)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else "; timm.list_pretrained() has all names"
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

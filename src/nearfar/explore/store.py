@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfar.errors import InputError
-from nearfar.files import write_atomic
+from nearfar.errors import InputError, reason_of
+from nearfar.files import NOT_JSON, write_atomic
 
 if TYPE_CHECKING:
     from nearfar.search import NeighborIndex
@@ -217,8 +217,8 @@ def _read(folder: Path, wanted: list[str] | None) -> tuple[dict[str, Any], dict[
         if any(column.null_count for column in table.columns):
             raise ValueError("values are missing")
         columns = {name: table.column(name).combine_chunks() for name in wanted or _COLUMNS}
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+    except (pa.ArrowException, OSError, *NOT_JSON, KeyError, TypeError) as error:
+        raise _damaged(path, reason_of(error)) from None
     return about, columns
 
 

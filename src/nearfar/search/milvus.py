@@ -31,6 +31,7 @@ from urllib.parse import urlparse
 import numpy as np
 
 from nearfar.errors import InputError
+from nearfar.files import NOT_JSON
 from nearfar.search.base import Engine, Entries, Labels, check_count, import_for
 from nearfar.search.vectors import Floats, Ints, Metric
 
@@ -184,7 +185,7 @@ class MilvusEngine(Engine):
                 self._database = _Database(self.uri, pymilvus, manager, collection, archive=archive)
         except InputError:
             raise
-        except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (*NOT_JSON, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise InputError(f"{path} is damaged: {error}; build the index again") from None
         with self._database.errors():
             there = self._database.client.has_collection(collection, timeout=_ANSWER)

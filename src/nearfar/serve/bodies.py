@@ -20,6 +20,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from nearfar.data.decode import BadImage, load_pixels, open_image, to_array
 from nearfar.data.pixels import Form
+from nearfar.files import NOT_JSON
 from nearfar.serve.settings import Settings
 from nearfar.web.bodies import chunks, read_body
 from nearfar.web.problems import Problem
@@ -147,7 +148,7 @@ async def _form(request: Request, settings: Settings) -> Upload:
 def _from_json(body: bytes) -> Upload:
     try:
         tree = json.loads(body)
-    except (ValueError, RecursionError) as error:
+    except NOT_JSON as error:
         raise Problem(400, f"the body is not valid JSON: {str(error)[:200]}") from None
     if not isinstance(tree, dict):
         raise Problem(400, f'the body is a JSON {_kind(tree)}, expected an object such as {{"image": "<base64>"}}')

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import InputError
+from nearfar.files import NOT_JSON
 from nearfar.text.checks import check_number, check_texts, need
 
 PAD, END = 0, 1
@@ -124,7 +125,7 @@ class Tokenizer:
             tree = json.loads(content)
             model = tree["model"]
             merges, vocabulary = _merges(model), model["vocab"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (*NOT_JSON, KeyError, TypeError) as error:
             raise InputError(f"{name} is damaged: {type(error).__name__}, {str(error)[:80]}") from None
         if len(merges) > MOST - LEAST:
             raise InputError(f"{name} is damaged: it has {len(merges):,} merges, {MOST - LEAST:,} is the most")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nearfar.checkpoint import load_tensors, load_weights, save_tensors
 from nearfar.encoders import UnitNorm
-from nearfar.errors import InputError, did_you_mean
+from nearfar.errors import InputError, did_you_mean, reason_of
 from nearfar.files import hash_file, write_text
 from nearfar.text.checks import check_number, check_texts
 from nearfar.text.frozen import Sentences
@@ -224,7 +224,7 @@ class TextTower(nn.Module):
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError, OverflowError, MemoryError) as error:
             if isinstance(error, InputError) and str(folder) in str(error):
                 raise  # it names its file already
-            raise InputError(f"{path} is damaged: its settings make no text tower ({str(error).splitlines()[0]})") from None
+            raise InputError(f"{path} is damaged: its settings make no text tower ({reason_of(error)})") from None
         if not all(value.is_floating_point() for value in weights.values()):
             raise InputError(f"{path} is damaged: its weights are not numbers with a point")
         load_weights(network, weights, path)
