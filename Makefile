@@ -29,7 +29,7 @@ demo: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 # One thread a process, so that parallel tests do not fight for the cores; a file stays with one process, which makes its runs once.
 test: lint

@@ -24,7 +24,7 @@ def cosines(z: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     return table
 
 
-@pytest.mark.parametrize("classes", [2, 10, 17, 30])
+@pytest.mark.parametrize("classes", [2, 10, pytest.param(17, marks=pytest.mark.slow), 30])
 def test_plots_by_class(classes: int) -> None:
     sample = make_sample(classes)
     predicted = np.roll(sample.labels, 1)
@@ -45,6 +45,7 @@ def test_plots_by_class(classes: int) -> None:
         check_promises(plot)
 
 
+@pytest.mark.slow
 def test_a_thousand_classes() -> None:
     sample = make_sample(1000, per_class=2)
     counts = plots.count_confusions(sample.labels, np.roll(sample.labels, 1), sample.classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -44,6 +45,23 @@ def saved(folder: Path, backend: str) -> NeighborIndex:
     return index
 
 
+Put = Callable[[Path, str], None]
+
+
+@pytest.fixture(scope="module")
+def put(tmp_path_factory: pytest.TempPathFactory) -> Put:
+    """Put what `saved` writes into a folder; an index of each engine is built once."""
+    made: dict[str, Path] = {}
+
+    def copy(folder: Path, backend: str) -> None:
+        if backend not in made:
+            made[backend] = tmp_path_factory.mktemp(backend)
+            saved(made[backend], backend)
+        shutil.copytree(made[backend], folder, dirs_exist_ok=True)
+
+    return copy
+
+
 @pytest.mark.parametrize("backend", ENGINES)
 def test_the_manifest_names_every_file(tmp_path: Path, backend: str) -> None:
     index = saved(tmp_path, backend)
@@ -76,8 +94,8 @@ def test_an_exact_index_is_written_as_ever_and_read_from_before(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("backend", MAPPED)
-def test_an_engine_is_mapped_not_read(tmp_path: Path, backend: str) -> None:
-    saved(tmp_path, backend)
+def test_an_engine_is_mapped_not_read(tmp_path: Path, put: Put, backend: str) -> None:
+    put(tmp_path, backend)
     index = NeighborIndex.load(tmp_path)
     assert str(path_of(tmp_path)) in Path("/proc/self/maps").read_text()
     before = index.search(Q, 5)
@@ -87,9 +105,9 @@ def test_an_engine_is_mapped_not_read(tmp_path: Path, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ENGINES)
-def test_an_engine_goes_on_when_its_file_is_gone(tmp_path: Path, backend: str) -> None:
+def test_an_engine_goes_on_when_its_file_is_gone(tmp_path: Path, put: Put, backend: str) -> None:
     """Another process may save a new state at any time, which removes the files of the old one."""
-    saved(tmp_path, backend)
+    put(tmp_path, backend)
     index = NeighborIndex.load(tmp_path)
     before = index.search(Q, 5)
     path_of(tmp_path).unlink()
@@ -100,8 +118,8 @@ def test_an_engine_goes_on_when_its_file_is_gone(tmp_path: Path, backend: str) -
 
 
 @pytest.mark.parametrize("backend", ENGINES)
-def test_exact_search_needs_no_engine(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved(tmp_path, backend)
+def test_exact_search_needs_no_engine(tmp_path: Path, put: Put, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, backend)
     for name in ENGINES[backend].modules:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match="pip install"):
@@ -154,8 +172,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("backend", ENGINES)
-def test_damage_is_refused_in_one_line(tmp_path: Path, backend: str, damage: str) -> None:
-    saved(tmp_path, backend)
+def test_damage_is_refused_in_one_line(tmp_path: Path, put: Put, backend: str, damage: str) -> None:
+    put(tmp_path, backend)
     do, message = DAMAGE[damage]
     do(tmp_path)
     with pytest.raises(InputError, match=message) as caught:
@@ -176,8 +194,8 @@ def test_keys_that_cannot_be_are_refused(tmp_path: Path, keys: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["hnsw", "annoy"])
-def test_a_file_of_another_index_is_refused(tmp_path: Path, backend: str) -> None:
-    saved(tmp_path / "one", backend)
+def test_a_file_of_another_index_is_refused(tmp_path: Path, put: Put, backend: str) -> None:
+    put(tmp_path / "one", backend)
     NeighborIndex(backend=backend).fit(np.concatenate([Z, Q])).save(tmp_path / "more")
     forge(tmp_path / "one", path_of(tmp_path / "more").read_bytes())
     with pytest.raises(InputError, match="is damaged: it"):
@@ -249,9 +267,9 @@ def test_a_fault_while_adding_leaves_the_index_as_it_was(backend: str, monkeypat
 
 
 @pytest.mark.parametrize("backend", MAPPED)
-def test_a_full_disk_is_one_line_and_leaves_the_index(tmp_path: Path, backend: str) -> None:
+def test_a_full_disk_is_one_line_and_leaves_the_index(tmp_path: Path, put: Put, backend: str) -> None:
     """In a process whose files may not grow beyond a limit, which is how a full disk looks to a library."""
-    saved(tmp_path, backend)
+    put(tmp_path, backend)
     program = (
         "import resource, signal, sys, numpy as np\n"
         "from nearfar.errors import InputError\n"
@@ -282,8 +300,10 @@ def test_two_writers_and_many_readers(tmp_path: Path, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ENGINES)
-def test_a_reader_between_two_states_finds_the_new_one(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved(tmp_path, backend)
+def test_a_reader_between_two_states_finds_the_new_one(
+    tmp_path: Path, put: Put, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, backend)
     plain = ENGINES[backend].read
     overtaken = []
 
