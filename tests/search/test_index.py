@@ -13,7 +13,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import nearfar as nf
 from nearfar.errors import InputError
-from nearfar.search import NeighborIndex, nearest
+from nearfar.search import NeighborIndex, exact, nearest
+from nearfar.search.vectors import Metric
 
 Z = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
 Q = np.random.default_rng(1).normal(size=(7, 5)).astype(np.float32)
@@ -120,6 +121,30 @@ def test_adding_and_removing_equals_building_anew() -> None:
     for one, other in zip(index.search(Q, 57), anew.search(Q, 57), strict=True):
         np.testing.assert_array_equal(one, other)
     assert index.remove(5).add(Z[:1], [2]).ids[-1] == 59  # the greatest id left, and one
+
+
+@pytest.mark.parametrize("metric", ["dot", "euclidean"])
+@pytest.mark.parametrize("away", [0.0, 50.0])
+def test_what_was_measured_for_one_search_is_measured_anew_after_a_change(
+    monkeypatch: pytest.MonkeyPatch, metric: Metric, away: float
+) -> None:
+    monkeypatch.setattr(exact, "_CHUNK", 16)  # several, and the last of them not full
+    gallery, queries = Z + np.float32(away), Q + np.float32(away)
+    index = NeighborIndex(metric).fit(gallery)
+
+    def check(rows: np.ndarray) -> None:
+        for _ in range(2):
+            for one, other in zip(index.search_rows(queries, 9), nearest(queries, rows, 9, metric=metric), strict=True):
+                np.testing.assert_array_equal(one, other)
+
+    check(gallery)
+    index.add(gallery[:20] * 7)
+    check(np.concatenate([gallery, gallery[:20] * 7]))
+    index.remove(np.arange(60))
+    check(gallery[:20] * 7)
+    index.set_params(metric="dot" if metric == "euclidean" else "euclidean")
+    metric = index.metric
+    check(gallery[:20] * 7)
 
 
 def test_wrong_input_is_refused_and_changes_nothing() -> None:

@@ -23,7 +23,8 @@ vectors, take 17 bytes a vector.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,14 @@ _BULK = 1 << 16
 """Queries done in bulk together: their candidates are kept at one time."""
 _UNIT = 2.0**-24
 """The unit roundoff of float32."""
+
+
+class Lengths(NamedTuple):
+    """What a search by distances or products needs of the whole gallery beside its vectors; for one that is searched often."""
+
+    centre: Floats | None  # [D], which is subtracted from the vectors first; None: nothing is
+    squares: Floats  # squared lengths of the vectors less the centre: [M]
+    longest: float  # no length of these is greater
 
 
 def nearest(queries: Any, gallery: Any, k: int, *, metric: Metric = "cosine", exclude: Any = None) -> tuple[Floats, Ints]:
@@ -124,12 +133,14 @@ def nearest_prepared(
     *,
     scale: bool = False,
     rows: Ints | None = None,
+    lengths: Callable[[], Lengths] | None = None,
 ) -> tuple[Floats, Ints]:
     """Do the work of ``nearest`` on checked arrays.
 
     With "cosine" the queries have unit length already, and the gallery too unless ``scale`` asks to divide its rows.
     ``rows`` [m], distinct and ascending, are the only rows of the gallery that are found; they are copied chunk by
-    chunk. ``k`` must be at most their number, less one where a query excludes one of them.
+    chunk. ``k`` must be at most their number, less one where a query excludes one of them. ``lengths`` gives what
+    `lengths_of` found of the whole gallery; it is asked for where few queries make it worth while.
     """
     places = Gallery(gallery, rows, scale)
     if exclude is not None:
@@ -137,8 +148,18 @@ def nearest_prepared(
     if len(queries) >= _MANY_QUERIES and len(places) >= _MANY_ROWS and k <= _FEW and has_torch():
         scores, found = _in_bulk(queries, places, k, metric, exclude)
     else:
-        scores, found = _Search(queries, places, k, metric, exclude).run()
+        known = lengths() if lengths is not None and rows is None and metric != "cosine" else None
+        scores, found = _Search(queries, places, k, metric, exclude, known).run()
     return scores, found if rows is None else rows[found]
+
+
+def lengths_of(gallery: Floats, metric: Metric) -> Lengths:
+    """Measure a gallery [M, D] for `nearest_prepared`, chunk by chunk; "dot" or "euclidean"."""
+    search = _Search(gallery[:0], Gallery(gallery), 1, metric, None)
+    found = np.empty(len(gallery), dtype=np.float32)
+    for start in range(0, len(gallery), _CHUNK):
+        found[start : start + _CHUNK] = search.measured(search.keys_from(start))
+    return Lengths(search.centre, found, search.longest)
 
 
 def _in_bulk(queries: Floats, gallery: Gallery, k: int, metric: Metric, exclude: Ints | None) -> tuple[Floats, Ints]:
@@ -212,12 +233,24 @@ class _Search:
     sides first, so that little is lost to cancellation where all vectors lie far from the origin.
     """
 
-    def __init__(self, queries: Floats, gallery: Gallery, k: int, metric: Metric, exclude: Ints | None) -> None:
+    def __init__(
+        self,
+        queries: Floats,
+        gallery: Gallery,
+        k: int,
+        metric: Metric,
+        exclude: Ints | None,
+        known: Lengths | None = None,
+    ) -> None:
         self.queries, self.gallery, self.k, self.metric, self.exclude = queries, gallery, k, metric, exclude
         self.distances = metric == "euclidean"
         self.kept = min(k + max(8, k // 4), len(gallery))
-        self.centre = self._middle() if self.distances else None
-        self.longest = 1.0 if metric == "cosine" else 0.0
+        self.known = known
+        if known is not None:
+            self.centre, self.longest = known.centre, known.longest
+        else:
+            self.centre = self._middle() if self.distances else None
+            self.longest = 1.0 if metric == "cosine" else 0.0
 
     def run(self) -> tuple[Floats, Ints]:
         approximate, places = self.candidates()
@@ -238,11 +271,9 @@ class _Search:
         best: Reals = np.full((count, kept), -math.inf, dtype=np.float32)
         rows = np.zeros((count, kept), dtype=np.int64)
         for start in range(0, len(self.gallery), _CHUNK):
-            keys = self._moved(self.gallery.between(start, start + _CHUNK))
-            bias = None
+            keys, bias = self.keys_from(start), None
             if self.metric != "cosine":
-                lengths = squares(keys)
-                self.longest = max(self.longest, math.sqrt(float(lengths.max()) * (1.0 + keys.shape[1] * _UNIT)))
+                lengths = self.measured(keys) if self.known is None else self.known.squares[start : start + _CHUNK]
                 bias = -lengths if self.distances else None
             for first in range(0, count, step := max(1, _TILE // len(keys))):
                 part = slice(first, min(first + step, count))
@@ -257,6 +288,16 @@ class _Search:
                     columns = np.take_along_axis(columns, order, axis=1)
                 best[part, : values.shape[1]], rows[part, : values.shape[1]] = values, columns
         return best.astype(np.float64), rows
+
+    def keys_from(self, start: int) -> Floats:
+        """A chunk of the gallery, less the centre: [n, D]."""
+        return self._moved(self.gallery.between(start, start + _CHUNK))
+
+    def measured(self, keys: Floats) -> Reals:
+        """The squared lengths [n] of a chunk; notes how long its longest can be."""
+        lengths = squares(keys)
+        self.longest = max(self.longest, math.sqrt(float(lengths.max()) * (1.0 + keys.shape[1] * _UNIT)))
+        return lengths
 
     def rank(self, approximate: Wide, places: Ints) -> tuple[Floats, Ints]:
         """The k best [N, k] of the candidates by (score, place), scored anew."""

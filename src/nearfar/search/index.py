@@ -15,7 +15,7 @@ from nearfar.search.base import Entries, Labels, make_engine
 from nearfar.search.building import build
 from nearfar.search.checks import check_ids, check_labels, not_fitted
 from nearfar.search.engines import ENGINES, Choice, check_backend, choose
-from nearfar.search.exact import nearest_prepared, neighbours_to_find
+from nearfar.search.exact import Lengths, lengths_of, nearest_prepared, neighbours_to_find
 from nearfar.search.filters import LabelRows
 from nearfar.search.storage import Stored, StoredEngine, read_index, state_of, write_index
 from nearfar.search.vectors import Floats, Ints, Metric, as_vectors, check_k, check_metric, unit_rows
@@ -44,6 +44,7 @@ class NeighborIndex(Params):
     _names: dict[str, list[str]]
     _by_id: Ints | None
     _by_label: LabelRows | None
+    _lengths: tuple[Metric, Lengths] | None
     _known: Known | None  # None: search is exact
     _built: dict[str, Any]
 
@@ -306,6 +307,7 @@ class NeighborIndex(Params):
         self._vectors, self._ids, self._labels = entries
         self._known, self._built = known, built
         self._model_hash, self._names, self._by_id, self._by_label = model_hash, names, None, None
+        self._lengths = None
         self.n_features_in_ = entries.vectors.shape[1]
 
     def _change(self, entries: Entries, known: Known | None) -> None:
@@ -341,7 +343,15 @@ class NeighborIndex(Params):
         k = check_k(k, neighbours_to_find(there, excluded), name)
         if self._known is not None:
             return nearest_proposed(self._known, queries, self._vectors, k, metric, excluded, only)
-        return nearest_prepared(queries, self._vectors, k, metric, excluded, rows=None if only is None else only.rows)
+        rows = None if only is None else only.rows
+        return nearest_prepared(queries, self._vectors, k, metric, excluded, rows=rows, lengths=lambda: self._measured(metric))
+
+    def _measured(self, metric: Metric) -> Lengths:
+        """The lengths of the vectors, four bytes each, which are computed once."""
+        found = self._lengths
+        if found is None or found[0] != metric:
+            self._lengths = found = (metric, lengths_of(self._vectors, metric))
+        return found[1]
 
     def _label_rows(self) -> LabelRows:
         if self._labels is None:
