@@ -180,7 +180,7 @@ def _parquet(path: Path) -> Iterator[tuple[Any, _Columns]]:
         # Through a buffer, and not ahead: a row group may hold all images of a set.
         with readable(path), pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             yield file, _columns(file.schema_arrow, path)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a readable Parquet file: {' '.join(str(error).split())}") from error
 
 
