@@ -18,7 +18,7 @@ import pytest
 
 from nearfar.data import catalog, fetch, known_sets, load_images, load_splits, mirrors
 from nearfar.data.idx import idx_header
-from nearfar.data.mirrors import NAMES, ArrayUnpickler, Unavailable, from_folder, mnist_files, read_deb
+from nearfar.data.mirrors import NAMES, Unavailable, from_folder, mnist_files, read_arrays, read_deb
 from nearfar.errors import InputError
 
 
@@ -261,7 +261,7 @@ def test_a_wheel_is_read_only_when_it_is_the_known_one(monkeypatch):
 def test_the_unpickler_makes_arrays_and_nothing_else():
     parts = [(np.arange(6, dtype=np.float32).reshape(2, 3) / 256, np.array([4, 5])), (np.zeros((0, 3), np.float32),)]
     for protocol in (3, 4):
-        got = ArrayUnpickler(io.BytesIO(pickle.dumps(parts, protocol)), encoding="latin1").load()
+        got = read_arrays(pickle.dumps(parts, protocol))
         np.testing.assert_array_equal(got[0][0], parts[0][0])
         np.testing.assert_array_equal(got[0][1], parts[0][1])
     # As Python 2 wrote it: protocol 2, with byte strings for text.
@@ -271,7 +271,7 @@ def test_the_unpickler_makes_arrays_and_nothing_else():
         + np.array([0.5, 0.99609375], "<f4").tobytes()
         + b"tb."
     )
-    assert ArrayUnpickler(io.BytesIO(old), encoding="latin1").load().tolist() == [0.5, 0.99609375]
+    assert read_arrays(old).tolist() == [0.5, 0.99609375]
     for evil in (
         b"cos\nsystem\n(S'true'\ntR.",
         b"cbuiltins\neval\n(S'1'\ntR.",
@@ -279,7 +279,7 @@ def test_the_unpickler_makes_arrays_and_nothing_else():
         pickle.dumps(np.float64),
     ):
         with pytest.raises(pickle.UnpicklingError, match="is not an array"):
-            ArrayUnpickler(io.BytesIO(evil)).load()
+            read_arrays(evil)
 
 
 def test_parts_of_the_wheel_become_idx_files():

@@ -209,7 +209,7 @@ def packages(home: Path) -> Target:
 def pickles(home: Path) -> Target:
     import pickle
 
-    from nearfar.data.mirrors import ArrayUnpickler
+    from nearfar.data.mirrors import read_arrays
 
     arrays = [(np.zeros((2, 4), np.float32), np.arange(2))] * 3
     seeds = [pickle.dumps(arrays, protocol=4)]
@@ -218,7 +218,7 @@ def pickles(home: Path) -> Target:
         "pickles",
         home / "arrays.pkl",
         seeds,
-        lambda path: ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load(),
+        lambda path: read_arrays(path.read_bytes()),
         fine=(Exception,),
     )
 

