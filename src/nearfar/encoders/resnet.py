@@ -12,6 +12,8 @@ from nearfar.encoders.flatten import Flatten
 from nearfar.encoders.norm import BatchNorm
 from nearfar.errors import InputError
 
+_MOST_BLOCKS = 512
+"""More than any residual network has been trained with, and few enough to be built in a second."""
 _POOLS: dict[str, type[nn.Module] | None] = {"max": nn.AdaptiveMaxPool2d, "average": nn.AdaptiveAvgPool2d, "none": None}
 
 
@@ -140,11 +142,12 @@ class _Block(nn.Module):
 
 
 def _count_blocks(blocks: int | Sequence[int], stages: int) -> tuple[int, ...]:
-    if isinstance(blocks, int):
-        return (0, *[check_integer("blocks", blocks, least=0)] * (stages - 1))
-    if not isinstance(blocks, list | tuple) or len(blocks) != stages:
+    if not isinstance(blocks, int) and (not isinstance(blocks, list | tuple) or len(blocks) != stages):
         raise InputError(f"encoder.blocks is {blocks!r}; expected a whole number or {stages} of them, one for each width")
-    return tuple(check_integer("blocks", count, least=0) for count in blocks)
+    counts = (0, *[blocks] * (stages - 1)) if isinstance(blocks, int) else tuple(blocks)
+    if sum(check_integer("blocks", count, least=0) for count in counts) > _MOST_BLOCKS:
+        raise InputError(f"encoder.blocks is {blocks!r}; expected {_MOST_BLOCKS:,} blocks at most")
+    return counts
 
 
 def _halved_by_stem(side: int, stem: str, kernel: int, padding: int) -> int:
