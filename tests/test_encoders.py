@@ -371,6 +371,8 @@ def test_a_summary_of_the_wrong_shape() -> None:
         ("mlp", {"hidden": ()}, r"encoder.hidden is \(\); expected a list of positive whole numbers"),
         ("mlp", {"hidden": "256"}, "encoder.hidden is '256'"),
         ("mlp", {"hidden": 256}, "encoder.hidden is 256"),
+        ("resnet", {"widths": (8, 8), "blocks": (10**40, 1)}, "encoder.blocks is .*; expected 512 blocks at most"),
+        ("residual-mlp", {"blocks": 10**9}, "encoder.blocks is 1000000000; expected 512 blocks at most"),
         ("mlp", {"normalize": "yes"}, "encoder.normalize is 'yes'; expected true or false"),
         ("conv5", {"filters": (8,)}, r"encoder.filters is \(8,\); expected 2 positive whole numbers"),
         ("conv5", {"hidden": 2.5}, "encoder.hidden is 2.5"),

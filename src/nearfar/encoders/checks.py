@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from nearfar.errors import InputError
 
+_MOST_BLOCKS = 512
+"""More than residual networks are trained with."""
+
 
 def check_integer(name: str, value: int, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -25,6 +28,12 @@ def check_integers(name: str, values: Sequence[int], length: int | None = None) 
     ):
         raise InputError(f"encoder.{name} is {values!r}; expected {wanted}")
     return tuple(values)
+
+
+def check_blocks(count: int, blocks: object) -> None:
+    """Refuse more blocks than can be built in a second, ``count`` in all, where the user wrote ``blocks``."""
+    if count > _MOST_BLOCKS:
+        raise InputError(f"encoder.blocks is {blocks!r}; expected {_MOST_BLOCKS} blocks at most")
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:

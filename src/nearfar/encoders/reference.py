@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from nearfar.encoders.checks import check_integer, check_integers, check_number, check_size, shrink
+from nearfar.encoders.checks import check_blocks, check_integer, check_integers, check_number, check_size, shrink
 from nearfar.encoders.dropout import Dropout
 from nearfar.encoders.flatten import Flatten
 from nearfar.encoders.norm import BatchNorm
@@ -167,7 +167,9 @@ class ResidualMLP(nn.Module):
         super().__init__()
         height, columns = check_size(size)
         check_integer("width", width)
-        widths = check_integers("blocks", (width,) * check_integer("blocks", blocks) if isinstance(blocks, int) else blocks)
+        if isinstance(blocks, int):
+            check_blocks(check_integer("blocks", blocks), blocks)
+        widths = check_integers("blocks", (width,) * blocks if isinstance(blocks, int) else blocks)
         check_number("slope", slope, least=0, below=1)
         self.stem = nn.Sequential(Flatten(), nn.Linear(check_integer("channels", channels) * height * columns, width))
         self.blocks = nn.Sequential(*(_PreNormBlock(a, b, slope) for a, b in zip((width, *widths), widths, strict=False)))

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from nearfar.encoders.checks import check_integer, check_integers, check_number, check_size
+from nearfar.encoders.checks import check_blocks, check_integer, check_integers, check_number, check_size
 from nearfar.encoders.dropout import Dropout
 from nearfar.encoders.flatten import Flatten
 from nearfar.encoders.norm import BatchNorm
 from nearfar.errors import InputError
 
-_MOST_BLOCKS = 512
-"""More than any residual network has been trained with, and few enough to be built in a second."""
 _POOLS: dict[str, type[nn.Module] | None] = {"max": nn.AdaptiveMaxPool2d, "average": nn.AdaptiveAvgPool2d, "none": None}
 
 
@@ -145,8 +143,7 @@ def _count_blocks(blocks: int | Sequence[int], stages: int) -> tuple[int, ...]:
     if not isinstance(blocks, int) and (not isinstance(blocks, list | tuple) or len(blocks) != stages):
         raise InputError(f"encoder.blocks is {blocks!r}; expected a whole number or {stages} of them, one for each width")
     counts = (0, *[blocks] * (stages - 1)) if isinstance(blocks, int) else tuple(blocks)
-    if sum(check_integer("blocks", count, least=0) for count in counts) > _MOST_BLOCKS:
-        raise InputError(f"encoder.blocks is {blocks!r}; expected {_MOST_BLOCKS:,} blocks at most")
+    check_blocks(sum(check_integer("blocks", count, least=0) for count in counts), blocks)
     return counts
 
 
