@@ -6,6 +6,7 @@ It decodes no pixel. A shard may be begun behind rows that are done already; whe
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -217,17 +218,20 @@ def _samples(path: Path) -> Iterator[_Sample]:
 
 def _members(path: Path, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     """Plain files in a tar file, in order; links and devices are passed over, nothing is unpacked to the disk."""
+    whole = os.fstat(file.fileno()).st_size
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 vars(archive)["members"] = []  # it would keep them all
                 name = member.name.rpartition("/")[2]
                 if member.isreg() and not name.startswith(".") and not member.issparse():
+                    if member.size < 0 or member.offset_data + member.size > whole:
+                        raise InputError(f"{path} is damaged: {visible(member.name)[:200]!r} goes beyond its end")
                     yield member
             # It takes a header that it does not understand for the end, too.
             file.seek(archive.offset)
             end = file.read(tarfile.BLOCKSIZE)
             if len(end) < tarfile.BLOCKSIZE or any(end):
                 raise InputError(f"{path} is damaged: it ends or breaks off at byte {archive.offset:,}")
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OverflowError) as error:  # a place that no number of the system names
         raise InputError(f"{path} is damaged: {error}") from None

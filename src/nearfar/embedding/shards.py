@@ -220,8 +220,9 @@ def listed_images(names: Path, shard: Shard) -> list[tuple[str, str]]:
         InputError: the list cannot be read, or is not the one that the shard was made with.
     """
     with readable(names), open(names, "rb") as file:
+        length = min(shard.end, os.fstat(file.fileno()).st_size) - shard.start
         file.seek(shard.start)
-        content = file.read(shard.end - shard.start)
+        content = file.read(max(0, length))
     if hashlib.sha256(content).hexdigest()[:32] != shard.stamp:
         raise InputError(f"{names} is damaged; delete the folder {names.parent}, and embed again")
     lines = (os.fsdecode(line).split(" ", 2) for line in content.split(b"\0")[:-1])
