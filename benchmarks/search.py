@@ -40,7 +40,7 @@ from nearfar.evaluation.retrieval import rank_queries, summarize
 from nearfar.search.chunks import write_vectors
 from nearfar.search.vectors import unit_rows
 
-SECTIONS = ("evaluation", "exact", "approximate", "large", "growth")
+SECTIONS = ("evaluation", "exact", "scikit-learn", "approximate", "large", "growth")
 K = 10
 
 
@@ -409,7 +409,7 @@ JOBS = {"evaluation": evaluation_job, "gallery": gallery_job}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="small sizes, to see that all of it runs")
-    parser.add_argument("--only", help=f"sections, comma-separated: {', '.join(SECTIONS)}")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections")
     parser.add_argument("--turns", type=int, default=3, help="runs of each side")
     parser.add_argument("--largest", type=int, default=1_000_000, help="up to how many vectors approximate indexes are grown")
     parser.add_argument("--picture", type=Path, default=Path(__file__).parent.parent / "docs/images/search-growth.png")
@@ -421,7 +421,7 @@ def main() -> None:
         return child(json.loads(options.child))
     import pytorch_metric_learning
 
-    only = set(options.only.split(",")) if options.only else set(SECTIONS)
+    only = set(options.only)
     faiss.omp_set_num_threads(torch.get_num_threads())
     print(
         f"nearfar {nf.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads, faiss {faiss.__version__}, ",
@@ -436,6 +436,7 @@ def main() -> None:
             evaluation(folder, options.small, options.turns)
         if "exact" in only:
             exact_against_faiss(folder, options.small, options.turns)
+        if "scikit-learn" in only:
             exact_against_sklearn(options.small, options.turns)
         if "approximate" in only:
             approximate(options.small)
