@@ -115,7 +115,10 @@ def show_constants(found: dict[str, Any], encoders: Sequence[Encoder]) -> None:
     graph, net = lines(found), found["network"]
     large = found["hnsw"][2]
     whole = 4.0 * net["batch"] * net["dim"]
-    rates = {name: f"{duration(net[f'{name}_seconds'])}" for name in ("gather", "scatter_sum", "sum")}
+    rates, near = (
+        "; ".join(duration(one[f"{name}_seconds"]) for name in ("gather", "scatter_sum", "sum"))
+        for one in (net, found["memory"])
+    )
     small = found["hnsw"][0]
     predicted = graph_build_seconds(small["rows"], small["dim"], graph["build"])
     million = graph_build_seconds(1e6, 64, graph["build"], cores=2)
@@ -134,11 +137,12 @@ def show_constants(found: dict[str, Any], encoders: Sequence[Encoder]) -> None:
         ["its spread (log-normal)", f"{graph['spread']:.2f}"],
         ["SupCon, a pair and a dimension: batch alone; rows against keys", f"{found['loss_alone'] * 1e9:.3f}; "
          f"{found['loss_with_keys'] * 1e9:.3f} ns"],
-        [f"gloo, 2 processes here, {size(whole)}: gather; reduce; sum", "; ".join(rates.values())],
+        [f"gloo, 2 processes here, {size(whole)}: gather; reduce; sum", rates],
         ["bytes that passed, of those predicted", "; ".join(
             f"{net[f'{name}_bytes'] / (net['processes'] * bytes_of(whole, net['processes'])):.2f}"
             for name, bytes_of in (("gather", gather_bytes), ("scatter_sum", sum_bytes), ("sum", sum_bytes)))],
         ["gloo, a sum of 64 numbers", duration(net["small_seconds"])],
+        ["the four by shared memory", f"{near}; {duration(found['memory']['small_seconds'])}"],
         ["disk, read once", f"{size(found['disk_bytes_a_second'])}/s"],
     ]  # fmt: skip
     table("Constants", ["", "measured"], rows)

@@ -47,7 +47,7 @@ def measure(say: Callable[[str], None]) -> dict[str, Any]:
     found: dict[str, Any] = {"machine": f"{_processor()}, PyTorch {torch.__version__}", "load_before": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as home:
         say("network, disk")
-        found["network"] = launch("scaling_constants:exchange", {}, processes=2)[0]
+        found |= launch("scaling_constants:exchanges", {}, processes=2)[0]
         found["disk_bytes_a_second"] = _disk(Path(home))
         os.sched_setaffinity(0, {min(cores)})  # so that libraries with threads of their own use one, too
         try:
@@ -250,7 +250,12 @@ def _loss() -> dict[str, float]:
     }
 
 
-def exchange(argument: Any, group: Group) -> dict[str, float]:
+def exchanges(argument: Any, group: Group) -> dict[str, dict[str, float]]:
+    """By gloo, as between machines, and as nearfar does it on one machine."""
+    return {"network": _exchange(Group(group.rank, group.world)), "memory": _exchange(group)}
+
+
+def _exchange(group: Group) -> dict[str, float]:
     """Between the processes of ``group``: seconds of a small sum, bytes a second, and bytes that the system saw pass."""
     batch, dim = 16_384, 128
     part = batch // group.world
