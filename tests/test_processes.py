@@ -157,3 +157,21 @@ def test_a_machine_that_starts_no_more_is_one_line(monkeypatch: pytest.MonkeyPat
     with pytest.raises(InputError, match=r"cannot start process 1 of 2 \(Resource temporarily unavailable\); start fewer"):
         supervise("processes_work:report", None, processes=2)
     assert started[0].returncode is not None
+
+
+def test_ctrl_c_is_left_to_who_started_them_also_while_signals_are_held_back() -> None:
+    program = (
+        "import os, signal\n"
+        "from nearfar.interrupts import deferred_interrupts, leave_ctrl_c\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "leave_ctrl_c()\n"
+        "with deferred_interrupts(several=True) as interrupted:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    assert not interrupted()\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    assert interrupted()\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "print('done')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

@@ -31,7 +31,7 @@ from typing import Any
 from nearfar.cores import cores
 from nearfar.errors import InputError, ProcessLostError
 from nearfar.files import read_json, write_json
-from nearfar.interrupts import deferred_interrupts
+from nearfar.interrupts import deferred_interrupts, leave_ctrl_c
 
 MEETING = "NEARFAR_MEETING"
 """Environment: a file by which processes of one machine meet, instead of an address."""
@@ -310,13 +310,13 @@ def _kind(error: BaseException) -> str:
 
 
 def _obey() -> None:
-    """Leave Ctrl-C, which a terminal sends to all, to who started this process; be interrupted by SIGTERM, once."""
+    """Leave Ctrl-C to who started this process; be interrupted by SIGTERM, once."""
 
     def stop(number: int, frame: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_ctrl_c()
     signal.signal(signal.SIGTERM, stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
