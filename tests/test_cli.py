@@ -383,7 +383,7 @@ def test_a_killed_run_resumes_to_the_same_weights(cli: Cli, tmp_path: Path, undi
     refused(cli(*command, "--resume", "--seed", 5), "seed")
     _, err = (finished := start([*command, "--resume"])).communicate(timeout=120)
     assert finished.returncode == 0, err
-    assert hash_file(tmp_path / "run" / "model.safetensors") == hash_file(undisturbed / "model.safetensors")
+    assert files.hash_file(tmp_path / "run" / "model.safetensors") == files.hash_file(undisturbed / "model.safetensors")
     assert not checkpoint.exists()
     rows = [
         [json.loads(line)["loss"] for line in (run / "history.jsonl").read_text().splitlines()]
