@@ -92,10 +92,10 @@ def test_a_signal_is_passed_on_once_and_waited_for(tmp_path: Path) -> None:
     assert not any(map(alive, heard))
 
 
-def test_a_signal_before_they_have_begun_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_signal_before_they_have_begun_is_not_lost(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     interrupt_soon(1, 0.01)
     with pytest.raises(KeyboardInterrupt):
-        supervise("processes_work:wait_for_the_signal", "", processes=2, shown=True)
+        supervise("processes_work:wait_for_the_signal", str(tmp_path), processes=2, shown=True)
     assert capfd.readouterr() == ("", "")
 
 

@@ -56,7 +56,7 @@ def uniform(shape: tuple[int, ...], generator: Generator, like: Tensor, *, image
     """Uniform numbers from -1 to 1, of the type and on the device of ``like``."""
 
     def how(size: tuple[int, ...], **where: object) -> Tensor:
-        return torch.rand(size, dtype=like.dtype, **where)  # type: ignore[call-overload]  # generator and device
+        return torch.rand(size, dtype=like.dtype, **where)  # type: ignore[call-overload]  # a mapping fits no overload
 
     return draw(how, shape, generator, like, images=images).mul_(2).sub_(1)
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from nearfar.embedding.output import MANIFEST, Part
 from nearfar.embedding.stream import Job, describe, embed_shard
-from nearfar.errors import InputError
+from nearfar.errors import InputError, reason_of
 
 _PATIENCE = 10.0
 """Seconds for which an address is tried."""
@@ -101,10 +101,9 @@ def _answers(notes: Any, ray: Any) -> Iterator[dict[str, Any]]:
     try:
         yield from notes.iter_rows()
     except ray.exceptions.RayError as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]
         raise InputError(
-            f"workers on the Ray cluster died {_RETRIES + 1} times over one shard ({reason}); what is done is kept, and the "
-            "same command without --ray goes on in this process, where it is seen which image it is"
+            f"workers on the Ray cluster died {_RETRIES + 1} times over one shard ({reason_of(error)[:160]}); "
+            "what is done is kept, and the same command without --ray goes on in this process, where it is seen which image it is"
         ) from None
 
 
