@@ -103,7 +103,8 @@ def _answers(notes: Any, ray: Any) -> Iterator[dict[str, Any]]:
     except ray.exceptions.RayError as error:
         raise InputError(
             f"workers on the Ray cluster died {_RETRIES + 1} times over one shard ({reason_of(error)[:160]}); "
-            "what is done is kept, and the same command without --ray goes on in this process, where it is seen which image it is"
+            "what is done is kept, and the same command without --ray goes on in this process, where it is seen which image "
+            "it is"
         ) from None
 
 
