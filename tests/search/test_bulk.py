@@ -47,6 +47,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         (bulk, "_CHUNK", 384),
         (bulk, "_SMALL_CHUNK", 384),
         (bulk, "_SAMPLE", 200),
+        (bulk, "_PIECE_ROWS", 128),
+        (bulk, "_PIECE_QUERIES", 32),
     ]:
         monkeypatch.setattr(module, name, value)
     if request.param == "float32":
@@ -102,6 +104,7 @@ def test_each_of_the_nearest_is_a_candidate_though_products_err_as_much_as_they_
 
     monkeypatch.setattr(tiles, "narrow_products", shaken)
     monkeypatch.setattr(tiles, "products", shaken)
+    monkeypatch.setattr(bulk, "products", shaken)
     gallery, queries = data("clouds")
     if metric == "cosine":
         gallery, queries = unit_rows(gallery, "g"), unit_rows(queries, "q")

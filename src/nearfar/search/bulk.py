@@ -8,17 +8,24 @@ a bound on its error, so that nothing is lost:
    cannot be a neighbour. Of groups of rows the maxima are taken.
 3. Groups whose maximum reaches the query's k-th best so far are opened. Their rows that reach it are candidates.
 
+Where float32 goes through the whole gallery, step 2 is done by every thread for itself, in pieces that a core's own cache
+holds and that are forgotten at once; step 3 multiplies each opened group anew with the queries that opened it. Products
+are three quarters of the time there, and the memory that they are written to would be most of the rest.
+
 A chunk is moved so that its centre is the origin, and the queries with it: the error is relative to the distances from
 there, which are small where vectors form clusters. With cells (``nearfar.search.cells``) a chunk is a cluster; then a
 query looks into its own cell first, and afterwards only into those that could hold something nearer.
 
-Memory: a tile and a chunk of 16 MiB each, the queries in bfloat16, and 16 bytes for each candidate.
+Memory: a tile and a chunk of 16 MiB each, the queries as they are multiplied, and 16 bytes for each candidate; in pieces,
+the maxima twice, and what opened groups hold: up to 64 MiB each.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -27,8 +34,10 @@ import torch
 from torch import Tensor
 
 from nearfar.search.scoring import Gallery, spread_places
+from nearfar.search.tensors import products
 from nearfar.search.tiles import Block, Part, Tiles, greatest_possible
 from nearfar.search.vectors import Floats, Ints, Metric
+from nearfar.threads import Spread, single_threads
 
 Wide = npt.NDArray[np.float64]
 
@@ -38,6 +47,10 @@ _TILE = 1 << 22
 """Products computed together."""
 _GROUP = 64
 """Rows of which the maximum is taken."""
+_PIECE_ROWS, _PIECE_QUERIES = 1 << 12, 1 << 8
+"""Products that one thread computes and takes the maxima of: 4 MiB."""
+_OPENED = 1 << 18
+"""Groups that a block of queries may open."""
 _SAMPLE = 2048
 """Rows that give the floors."""
 _UNIT = 2.0**-24
@@ -110,6 +123,7 @@ class _Search:
         moved = cells is not None or bool(centre.any())
         self.tiles = Tiles(gallery.dimensions, metric, narrow=narrow, moved=moved)
         self.exact_tiles = Tiles(gallery.dimensions, metric, narrow=False, moved=moved)
+        self.wanted = k if exclude is None else k + 1  # one of the greatest may be what the query excludes
         self.most = 4 * k + 24  # candidates of one query, beyond which it is left to a finer search
         count = len(queries)
         self.floor = np.zeros(count)
@@ -120,17 +134,19 @@ class _Search:
     def run(self) -> Candidates:
         self._set_floors()
         everyone = np.arange(len(self.queries))
-        if self.cells is None:
-            chunk = min(_CHUNK if len(everyone) >= _ENOUGH else _SMALL_CHUNK, len(self.gallery))
-            blocks = list(self._blocks(self.tiles, everyone, self.centre, chunk))
+        if self.cells is not None:
+            self._run_cells(self.cells, everyone)
+            return self._gather()
+        chunk = min(_CHUNK if len(everyone) >= _ENOUGH else _SMALL_CHUNK, len(self.gallery))
+        size = None if self.tiles.narrow else max(64, _OPENED // self.most)
+        blocks = list(self._blocks(self.tiles, everyone, self.centre, chunk, size))
+        with nullcontext() if size is None else single_threads() as spread:
             for start in range(0, len(self.gallery), chunk):
                 part = self._part(start, min(start + chunk, len(self.gallery)), self.centre)
                 for number, block in enumerate(blocks):
-                    self._look(part, block)
+                    self._look(part, block, spread)
                     if number == 0 and start == 0 and self.settled[block.which].mean() < 0.75:
                         return Candidates(*(np.empty(0, dtype=np.int64),) * 2, everyone)
-        else:
-            self._run_cells(self.cells, everyone)
         return self._gather()
 
     def _run_cells(self, cells: Cells, everyone: Ints) -> None:
@@ -163,83 +179,74 @@ class _Search:
         part = tiles.part(self.gallery.at(places), self.centre, group=group, places=places)
         for block in self._blocks(tiles, np.arange(len(self.queries)), self.centre, size):
             error = tiles.error(part, block, 0.0)
-            tile = self._product(tiles, part, block, block.constant - error)
+            tile = tiles.product(part, block, block.constant - error)
             highest = tile.unflatten(0, (-1, group)).amax(dim=1).T.contiguous()
-            last = highest.topk(self.k, dim=1, sorted=False).values.amin(dim=1).numpy().astype(np.float64)
+            last = highest.topk(self.wanted, dim=1, sorted=False).values.amin(dim=1).numpy().astype(np.float64)
             self.floor[block.which] = last - np.abs(last) * 2.0 * _UNIT
 
     def _part(self, start: int, end: int, centre: Floats, places: Ints | None = None) -> Part:
         rows = self.gallery.between(start, end) if places is None else self.gallery.at(places)
         return self.tiles.part(rows, centre, group=_GROUP, start=start, places=places)
 
-    def _blocks(self, tiles: Tiles, which: Ints, centre: Floats, rows: int) -> Iterator[Block]:
-        """Cut the queries ``which`` into blocks, each from all over, that fit to chunks of so many ``rows``."""
-        size = max(64, _TILE // rows // 64 * 64)
+    def _blocks(
+        self, tiles: Tiles, which: Ints, centre: Floats, rows: int, size: int | None = None
+    ) -> Iterator[Block]:
+        """Cut the queries ``which`` into blocks of ``size``, each from all over; else as fits to chunks of ``rows``."""
+        size = size or max(64, _TILE // rows // 64 * 64)
         number = -(-len(which) // size)
         for first in range(number):
             yield tiles.block(self.queries, which[first::number], centre)
 
-    def _product(self, tiles: Tiles, part: Part, block: Block, bias: Wide) -> Tensor:
-        """Return [rows, n] of ``part`` and ``block``, what a query excludes at minus infinity."""
-        tile = tiles.product(part, block, bias)
-        if self.exclude is not None:
-            wanted = self.exclude[block.which]
-            if part.places is None:
-                at = wanted - part.start
-            else:
-                order = np.argsort(part.places)
-                at = order[np.minimum(np.searchsorted(part.places, wanted, sorter=order), part.size - 1)]
-                at = np.where(part.places[at] == wanted, at, -1)
-            there = np.flatnonzero((at >= 0) & (at < part.size) & (wanted >= 0))
-            tile[torch.from_numpy(at[there]), torch.from_numpy(there)] = -math.inf
-            # The copies behind the last row are excluded with it.
-            last = there[at[there] == part.size - 1]
-            tile[part.size :, torch.from_numpy(last)] = -math.inf
-        return tile
-
-    def _look(self, part: Part, block: Block) -> None:
-        """Steps 2 and 3 for one tile."""
+    def _look(self, part: Part, block: Block, spread: Spread | None = None) -> None:
+        """Steps 2 and 3 for one block; in pieces where there are threads to ``spread`` them over."""
         which = torch.from_numpy(block.which)
         bias = block.constant - self.floor[block.which]
         error = self.tiles.error(part, block, bias)
-        tile = self.tiles.compared(self._product(self.tiles, part, block, bias + error))
-        groups = tile.view(-1, _GROUP, len(which))
-        highest = groups.amax(dim=1).T.contiguous()  # [n, groups]
+        found: _Tile | _Pieces
+        if spread is None:
+            found = _Tile(self.tiles, part, block, bias + error)
+        else:
+            found = _Pieces(self.tiles, part, block, bias + error, spread)
+        highest = found.highest()
         twice = torch.from_numpy(2.0 * error * (1.0 + 1e-6)).float()
         best = self.best[which]
         least = best.amin(dim=1).clamp_min_(0.0)
         reached = self.tiles.reached(highest, least)
-        if int(reached.sum()) > 2 * self.k * len(which) and highest.shape[1] >= self.k:
-            last = highest.topk(self.k, dim=1, sorted=False).values.amin(dim=1)
+        if int(reached.sum()) > 2 * self.k * len(which) and highest.shape[1] >= self.wanted:
+            last = highest.topk(self.wanted, dim=1, sorted=False).values.amin(dim=1)
             least = torch.maximum(least, self.tiles.lowest(last) - twice)
             reached = self.tiles.reached(highest, least)
-        settled = torch.from_numpy(self.settled[block.which])
-        settled &= reached.sum(dim=1) <= self.most
-        reached &= settled[:, None]
-        self.settled[block.which] = settled.numpy()
         owner, group = reached.nonzero(as_tuple=True)
+        settled = torch.from_numpy(self.settled[block.which])
+        settled &= owner.bincount(minlength=len(which)) <= self.most
+        self.settled[block.which] = settled.numpy()
+        owner, group = _those(settled[owner], owner, group)
         if not len(owner):
             return
-        inside = groups[group, :, owner]  # [hits, _GROUP]
+        owner, group, inside = found.opened(owner, group)  # inside: [hits, _GROUP]
         hit, column = self.tiles.reached(inside, least[owner]).nonzero(as_tuple=True)
-        owner, place = owner[hit], group[hit] * _GROUP + column
-        value = inside[hit, column]
+        owner, place, value = owner[hit], group[hit] * _GROUP + column, inside[hit, column]
         if part.keys.shape[0] > part.size:
-            real = place < part.size
-            owner, place, value = owner[real], place[real], value[real]
+            owner, place, value = _those(place < part.size, owner, place, value)
+        place = place + part.start if part.places is None else torch.from_numpy(part.places)[place]
+        if self.exclude is not None:
+            own = torch.from_numpy(self.exclude[block.which])[owner]
+            owner, place, value = _those(place != own, owner, place, value)
+        if not len(owner):
+            return
         self._update(which, best, owner, self.tiles.lowest(value) - twice[owner])
         upper = self.tiles.highest(value)
         keep = upper >= self.best[which].amin(dim=1)[owner]
-        owner, place, upper = owner[keep], place[keep], upper[keep]
-        place = place + part.start if part.places is None else torch.from_numpy(part.places)[place]
+        owner, place, upper = _those(keep, owner, place, upper)
         self.found.append((which[owner], place, upper))
 
     def _update(self, which: Tensor, best: Tensor, owner: Tensor, lower: Tensor) -> None:
-        """Put the lower bounds of the hits, in order of queries, among each query's best."""
+        """Put the lower bounds of the hits among each query's best."""
+        owner, order = owner.sort(stable=True)
         counts = torch.bincount(owner, minlength=len(which))
         slot = torch.arange(len(owner)) - (counts.cumsum(0) - counts)[owner]
         fresh = torch.full((len(which), int(counts.max())), -math.inf)
-        fresh[owner, slot] = lower
+        fresh[owner, slot] = lower[order]
         self.best[which] = torch.cat([best, fresh], dim=1).topk(self.k, dim=1, sorted=False).values
 
     def _gather(self) -> Candidates:
@@ -252,3 +259,56 @@ class _Search:
         self.settled &= (counts >= self.k) & (counts <= self.most)
         keep_too = self.settled[owners]
         return Candidates(owners[keep_too], places[keep_too], np.flatnonzero(~self.settled))
+
+
+class _Tile:
+    """Products of a part and a block in one tile, which is kept until its groups have been opened."""
+
+    def __init__(self, tiles: Tiles, part: Part, block: Block, bias: Wide) -> None:
+        self.groups = tiles.compared(tiles.product(part, block, bias)).unflatten(0, (-1, _GROUP))
+
+    def highest(self) -> Tensor:
+        """The greatest of each group: [n, groups]."""
+        return self.groups.amax(dim=1).T.contiguous()
+
+    def opened(self, owner: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pairs of a query and a group [hits], in another order maybe, and the products that lie there [hits, _GROUP]."""
+        return owner, group, self.groups[group, :, owner]
+
+
+class _Pieces:
+    """The same in float32, in pieces of which no more than the maxima is kept; what groups hold is multiplied anew."""
+
+    def __init__(self, tiles: Tiles, part: Part, block: Block, bias: Wide, spread: Spread) -> None:
+        self.keys, self.weights, self.spread = part.keys, block.weights, spread
+        self.bias = torch.from_numpy(bias.astype(np.float32))
+
+    def highest(self) -> Tensor:
+        rows, queries = len(self.keys), len(self.weights)
+        maxima = torch.empty((rows // _GROUP, queries))
+
+        def piece(corner: tuple[int, int]) -> None:
+            row, query = corner
+            some = slice(query, query + _PIECE_QUERIES)
+            tile = products(self.keys[row : row + _PIECE_ROWS], self.weights[some], self.bias[some])
+            groups = slice(row // _GROUP, (row + len(tile)) // _GROUP)
+            torch.amax(tile.unflatten(0, (-1, _GROUP)), 1, out=maxima[groups, some])
+
+        self.spread(piece, itertools.product(range(0, rows, _PIECE_ROWS), range(0, queries, _PIECE_QUERIES)))
+        return maxima.T.contiguous()
+
+    def opened(self, owner: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        group, order = group.sort()
+        owner = owner[order]
+        weights, keys, inside = self.weights[owner].numpy(), self.keys.numpy(), np.empty((len(owner), _GROUP), dtype=np.float32)
+        numbers, counts = group.unique_consecutive(return_counts=True)
+        end = 0
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            start, end = end, end + count
+            rows = keys[number * _GROUP : (number + 1) * _GROUP]
+            np.matmul(weights[start:end], rows.T, out=inside[start:end])  # NumPy is quicker to begin than PyTorch
+        return owner, group, torch.from_numpy(inside).add_(self.bias[owner][:, None])
+
+
+def _those(keep: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    return tuple(each[keep] for each in values)
