@@ -42,6 +42,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     for module, name, value in [
         (exact, "_MANY_ROWS", 500),
         (exact, "_MANY_QUERIES", 1),
+        (exact, "_SOME_QUERIES", 1),
         (exact, "_CELL_QUERIES", 1 if request.param == "cells" else 10**9),
         (cells, "_ROWS", 100),
         (bulk, "_CHUNK", 384),

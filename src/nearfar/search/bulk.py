@@ -137,7 +137,8 @@ class _Search:
         if self.cells is not None:
             self._run_cells(self.cells, everyone)
             return self._gather()
-        chunk = min(_CHUNK if len(everyone) >= _ENOUGH else _SMALL_CHUNK, len(self.gallery))
+        wide = not self.tiles.narrow or len(everyone) >= _ENOUGH
+        chunk = min(_CHUNK if wide else _SMALL_CHUNK, len(self.gallery))
         size = None if self.tiles.narrow else max(64, _OPENED // self.most)
         blocks = list(self._blocks(self.tiles, everyone, self.centre, chunk, size))
         with nullcontext() if size is None else single_threads() as spread:
@@ -188,9 +189,7 @@ class _Search:
         rows = self.gallery.between(start, end) if places is None else self.gallery.at(places)
         return self.tiles.part(rows, centre, group=_GROUP, start=start, places=places)
 
-    def _blocks(
-        self, tiles: Tiles, which: Ints, centre: Floats, rows: int, size: int | None = None
-    ) -> Iterator[Block]:
+    def _blocks(self, tiles: Tiles, which: Ints, centre: Floats, rows: int, size: int | None = None) -> Iterator[Block]:
         """Cut the queries ``which`` into blocks of ``size``, each from all over; else as fits to chunks of ``rows``."""
         size = size or max(64, _TILE // rows // 64 * 64)
         number = -(-len(which) // size)

@@ -59,8 +59,8 @@ _MANY_QUERIES, _MANY_ROWS, _FEW = 64, 1 << 13, 256
 """From how many queries and rows on, and up to which k, a search is done in bulk."""
 _CELL_QUERIES, _CELL_ROWS = 2000, 1 << 21
 """From how many queries on clusters are looked for, and in how many rows at most: the gallery is gone through for it."""
-_WIDE = 128
-"""From how many numbers a vector is wide."""
+_WIDE, _SOME_QUERIES = 512, 512
+"""From how many numbers a vector is wide, and below how many queries there are only some: float32 gains nothing in bulk."""
 _BULK = 1 << 16
 """Queries done in bulk together: their candidates are kept at one time."""
 _UNIT = 2.0**-24
@@ -166,7 +166,7 @@ def _in_bulk(queries: Floats, gallery: Gallery, k: int, metric: Metric, exclude:
     """Find the k nearest by candidates in bfloat16; in float32 where these were too many; one by one where still so.
 
     Cells leave so few products to be made that to score the candidates of bfloat16 would cost more than float32 does.
-    With neither cells nor bfloat16 wide vectors gain nothing in bulk: the plain search takes half the time.
+    With neither cells nor bfloat16 wide vectors and some hundreds of queries gain nothing in bulk.
     """
     from nearfar.search.bulk import find_candidates
     from nearfar.search.cells import make_cells
@@ -178,7 +178,7 @@ def _in_bulk(queries: Floats, gallery: Gallery, k: int, metric: Metric, exclude:
     clustered = len(queries) >= _CELL_QUERIES and len(gallery) <= _CELL_ROWS
     cells = make_cells(queries, gallery, metric) if clustered else None
     ways: tuple[bool, ...] = (True, False) if cells is None and has_narrow_products() else (False,)
-    if cells is None and not has_narrow_products() and gallery.dimensions >= _WIDE:
+    if cells is None and not has_narrow_products() and (gallery.dimensions >= _WIDE or len(queries) < _SOME_QUERIES):
         ways = ()
     for first in range(0, len(queries), _BULK):
         left = np.arange(first, min(first + _BULK, len(queries)))

@@ -24,6 +24,8 @@ Wide = npt.NDArray[np.float64]
 
 _UNIT, _NARROW_UNIT = 2.0**-24, 2.0**-8
 """Unit roundoffs of float32 and bfloat16."""
+_UNIT_LENGTH = 1.0 + 2.0**-20
+"""More than the length of a row that was divided by its length in float32."""
 _TINY = 2.0**-120
 """More than numbers that are flushed to zero can add up to, for each unit of length."""
 
@@ -91,9 +93,12 @@ class Tiles:
         rows = as_tensor(vectors)
         moved = rows - as_tensor(centre) if centre.any() else rows
         count, width = moved.shape
+        plain = not self.columns and not self.narrow and count % group == 0
+        if plain and self.metric == "cosine":
+            return Part(places, start, count, moved, centre, _UNIT_LENGTH, 0.0)
         squares = torch.linalg.vecdot(moved, moved)
         longest = math.sqrt(float(squares.max()) * (1.0 + (width + 2) * _UNIT))
-        if not self.columns and not self.narrow and count % group == 0:
+        if plain:
             return Part(places, start, count, moved, centre, longest, 0.0)
         keys = torch.empty((-(-count // group) * group, width + self.columns), dtype=self.type)
         keys[:count, :width] = moved
