@@ -17,7 +17,7 @@ there, which are small where vectors form clusters. With cells (``nearfar.search
 query looks into its own cell first, and afterwards only into those that could hold something nearer.
 
 Memory: a tile and a chunk of 16 MiB each, the queries as they are multiplied, and 16 bytes for each candidate; in pieces,
-the maxima twice, and what opened groups hold: up to 64 MiB each.
+the maxima twice, 16 MiB each, and what opened groups hold, 64 MiB at most.
 """
 
 from __future__ import annotations
@@ -299,13 +299,14 @@ class _Pieces:
     def opened(self, owner: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         group, order = group.sort()
         owner = owner[order]
-        weights, keys, inside = self.weights[owner].numpy(), self.keys.numpy(), np.empty((len(owner), _GROUP), dtype=np.float32)
+        weights, keys, which = self.weights.numpy(), self.keys.numpy(), owner.numpy()
+        inside = np.empty((len(owner), _GROUP), dtype=np.float32)
         numbers, counts = group.unique_consecutive(return_counts=True)
         end = 0
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             start, end = end, end + count
             rows = keys[number * _GROUP : (number + 1) * _GROUP]
-            np.matmul(weights[start:end], rows.T, out=inside[start:end])  # NumPy is quicker to begin than PyTorch
+            np.matmul(weights[which[start:end]], rows.T, out=inside[start:end])  # NumPy is quicker to begin than PyTorch
         return owner, group, torch.from_numpy(inside).add_(self.bias[owner][:, None])
 
 
