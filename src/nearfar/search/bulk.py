@@ -139,9 +139,10 @@ class _Search:
             return self._gather()
         wide = not self.tiles.narrow or len(everyone) >= _ENOUGH
         chunk = min(_CHUNK if wide else _SMALL_CHUNK, len(self.gallery))
-        size = None if self.tiles.narrow else max(64, _OPENED // self.most)
-        blocks = list(self._blocks(self.tiles, everyone, self.centre, chunk, size))
-        with nullcontext() if size is None else single_threads() as spread:
+        narrow = self.tiles.narrow
+        size = _fitting(chunk) if narrow else max(64, _OPENED // self.most)
+        blocks = list(self._blocks(self.tiles, everyone, self.centre, size))
+        with nullcontext() if narrow else single_threads() as spread:
             for start in range(0, len(self.gallery), chunk):
                 part = self._part(start, min(start + chunk, len(self.gallery)), self.centre)
                 for number, block in enumerate(blocks):
@@ -162,7 +163,7 @@ class _Search:
                     which = which[self._reach(which, cells.centres[cell], cells.radii[cell])]
                 if len(which):
                     part = self._part(start, end, cells.centres[cell], cells.order[start:end])
-                    for block in self._blocks(self.tiles, which, part.centre, end - start):
+                    for block in self._blocks(self.tiles, which, part.centre, _fitting(end - start)):
                         self._look(part, block)
 
     def _reach(self, which: Ints, centre: Floats, radius: float) -> npt.NDArray[np.bool_]:
@@ -178,7 +179,7 @@ class _Search:
         places = spread_places(len(self.gallery), size)[: size // group * group]
         tiles = self.exact_tiles
         part = tiles.part(self.gallery.at(places), self.centre, group=group, places=places)
-        for block in self._blocks(tiles, np.arange(len(self.queries)), self.centre, size):
+        for block in self._blocks(tiles, np.arange(len(self.queries)), self.centre, _fitting(size)):
             error = tiles.error(part, block, 0.0)
             tile = tiles.product(part, block, block.constant - error)
             highest = tile.unflatten(0, (-1, group)).amax(dim=1).T.contiguous()
@@ -189,9 +190,8 @@ class _Search:
         rows = self.gallery.between(start, end) if places is None else self.gallery.at(places)
         return self.tiles.part(rows, centre, group=_GROUP, start=start, places=places)
 
-    def _blocks(self, tiles: Tiles, which: Ints, centre: Floats, rows: int, size: int | None = None) -> Iterator[Block]:
-        """Cut the queries ``which`` into blocks of ``size``, each from all over; else as fits to chunks of ``rows``."""
-        size = size or max(64, _TILE // rows // 64 * 64)
+    def _blocks(self, tiles: Tiles, which: Ints, centre: Floats, size: int) -> Iterator[Block]:
+        """Cut the queries ``which`` into blocks of ``size``, each from all over."""
         number = -(-len(which) // size)
         for first in range(number):
             yield tiles.block(self.queries, which[first::number], centre)
@@ -308,6 +308,11 @@ class _Pieces:
             rows = keys[number * _GROUP : (number + 1) * _GROUP]
             np.matmul(weights[which[start:end]], rows.T, out=inside[start:end])  # NumPy is quicker to begin than PyTorch
         return owner, group, torch.from_numpy(inside).add_(self.bias[owner][:, None])
+
+
+def _fitting(rows: int) -> int:
+    """So many queries that their products with ``rows`` of the gallery are a tile."""
+    return max(64, _TILE // rows // 64 * 64)
 
 
 def _those(keep: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
