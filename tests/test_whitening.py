@@ -13,7 +13,7 @@ from sklearn.covariance import ledoit_wolf
 
 from nearfar import verbs
 from nearfar.encoders import build_encoder, fuse
-from nearfar.encoders.whitening import Whitening
+from nearfar.encoders.whitening import Whitening, shrunk_covariance
 from nearfar.errors import InputError
 from nearfar.export.graph import to_onnx
 from nearfar.inference import embed, fit_whitening
@@ -36,6 +36,14 @@ def test_the_covariance_is_raised_to_what_is_left_of_the_power(power: float) -> 
     assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()  # what the covariance is shrunk by, for 4,000
     assert abs(whitening(same).mean(0)).max() < 1e-3
     assert torch.equal(whitening.train()(same), same)
+
+
+@pytest.mark.parametrize(("count", "dim"), [(2, 5), (30, 64), (500, 20), (4000, 6)])
+def test_the_covariance_is_shrunk_as_scikit_learn_does(count: int, dim: int) -> None:
+    random = np.random.default_rng(0)
+    z = random.normal(size=(count, dim)) @ random.normal(size=(dim, dim)) + 3
+    np.testing.assert_allclose(shrunk_covariance(torch.from_numpy(z)), ledoit_wolf(z)[0], rtol=1e-9, atol=1e-12)
+    assert torch.equal(shrunk_covariance(torch.ones(5, dim)), torch.zeros(dim, dim))
 
 
 def test_few_embeddings_of_many_numbers_are_not_stretched_along_noise() -> None:
@@ -75,14 +83,20 @@ def test_training_is_the_same_and_its_embeddings_are_whitened(tta: list[str]) ->
 
 
 def test_of_many_images_some_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nearfar.inference._WHITENED", 40)
+    monkeypatch.setattr("nearfar.inference._WHITENED", 10)
     a, b, c = (build_encoder("mlp", channels=1, size=(12, 12), hidden=[8], dim=4, whiten=1.0).eval() for _ in range(3))
     for one, seed in ((a, 0), (b, 0), (c, 1)):
         one.load_state_dict(a.state_dict())
         one.whitening = Whitening(4, 1.0).eval()
         fit_whitening(one, shapes(120), recipe().data, seed=seed)
-    assert torch.equal(a.state_dict()["whitening.map"], b.state_dict()["whitening.map"])
-    assert not torch.equal(a.state_dict()["whitening.map"], c.state_dict()["whitening.map"])
+    rows = np.sort(np.random.default_rng(0).permutation(120)[:40])  # ten for each of the four numbers
+    first, same, other = (one.state_dict()["whitening.map"] for one in (a, b, c))
+    a.whitening = None
+    wanted = Whitening(4, 1.0)
+    wanted.fit(torch.from_numpy(embed(a, shapes(120).subset(rows), recipe().data)))
+    torch.testing.assert_close(first, wanted.map, rtol=1e-3, atol=1e-3)
+    assert torch.equal(first, same)
+    assert not torch.allclose(first, other, rtol=1e-2)
 
 
 def test_a_run_keeps_it_for_a_head_and_begins_anew_for_other_training(tmp_path: Path) -> None:

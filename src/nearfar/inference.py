@@ -17,7 +17,7 @@ from nearfar.recipe import DataSection
 _NUMBERS = 1 << 23  # of pixels in a batch at most: 512 of 64 x 64 in colour, 55 of 224 x 224, whose layers need the more memory
 BATCH = 512  # images embedded at once: from 256 on speed hardly changes, for 28 x 28 pixels and small nets (docs/speed.md)
 
-_WHITENED = 20_000  # images that covariances are taken from: 39 for each number of an embedding of 512
+_WHITENED = 40  # images that covariances are taken from, for each number of an embedding
 
 
 def embed(
@@ -53,14 +53,14 @@ def fit_whitening(encoder: nn.Module, images: ImageSet, section: DataSection, *,
 
     Args:
         encoder: what `nearfar.encoders.build_encoder` returns, its whitening not fitted yet; changed.
-        images: N images, of which 20,000 drawn at random are taken.
+        images: N images, of which 40 for each number of an embedding are taken, drawn at random.
         section: the recipe's data section.
         seed: decides which.
         device: where to compute.
     """
     if not isinstance(encoder, Encoder) or encoder.whitening is None:
         return
-    rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:_WHITENED])
+    rows = np.sort(np.random.default_rng(seed).permutation(len(images))[: _WHITENED * len(encoder.whitening.mean)])
     z = embed(encoder, images.subset(rows), section, device=device)
     encoder.whitening.fit(torch.from_numpy(z).to(encoder.whitening.map.device))
 

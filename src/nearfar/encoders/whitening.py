@@ -40,13 +40,21 @@ class Whitening(nn.Module):
 
         The covariance is drawn towards equal variances as far as so few embeddings call for (Ledoit and Wolf 2004).
         """
-        from sklearn.covariance import ledoit_wolf
-
         z = z.double().cpu()
-        covariance, _ = ledoit_wolf(z.numpy())
-        mean, (variances, directions) = z.mean(0), torch.linalg.eigh(torch.from_numpy(covariance))
+        mean, (variances, directions) = z.mean(0), torch.linalg.eigh(shrunk_covariance(z))
         if float(variances[-1]) <= _SAME:
             return
         variances = variances.clamp_min(_FLOOR * float(variances[-1]))
         self.mean.copy_(mean)
         self.map.copy_(directions * variances.pow(-self.power / 2) @ directions.T)
+
+
+def shrunk_covariance(z: Tensor) -> Tensor:
+    """The covariance [D, D] of z [N, D], drawn towards its mean variance by the share of Ledoit and Wolf (2004)."""
+    z = z - z.mean(0)
+    count, dim = z.shape
+    covariance = z.T @ z / count
+    even = covariance.trace() / dim * torch.eye(dim, dtype=z.dtype)
+    apart = (covariance - even).square().sum()
+    noise = (z.square().sum(1).square().mean() - covariance.square().sum()) / count
+    return torch.lerp(covariance, even, (noise / apart).clamp(0, 1)) if apart > 0 else covariance
