@@ -137,9 +137,8 @@ class _Search:
         if self.cells is not None:
             self._run_cells(self.cells, everyone)
             return self._gather()
-        wide = not self.tiles.narrow or len(everyone) >= _ENOUGH
-        chunk = min(_CHUNK if wide else _SMALL_CHUNK, len(self.gallery))
         narrow = self.tiles.narrow
+        chunk = min(_SMALL_CHUNK if narrow and len(everyone) < _ENOUGH else _CHUNK, len(self.gallery))
         size = _fitting(chunk) if narrow else max(64, _OPENED // self.most)
         blocks = list(self._blocks(self.tiles, everyone, self.centre, size))
         with nullcontext() if narrow else single_threads() as spread:
