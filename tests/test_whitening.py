@@ -12,7 +12,7 @@ from samples import TINY, shapes
 from sklearn.covariance import ledoit_wolf
 
 from nearfar import verbs
-from nearfar.encoders import build_encoder, fuse
+from nearfar.encoders import Encoder, build_encoder, fuse
 from nearfar.encoders.whitening import Whitening, shrunk_covariance
 from nearfar.errors import InputError
 from nearfar.export.graph import to_onnx
@@ -75,9 +75,11 @@ def test_training_is_the_same_and_its_embeddings_are_whitened(tta: list[str]) ->
     for name, value in plain.state_dict().items():
         assert torch.equal(white.state_dict()[name], value)
     section = recipe().data
-    z = embed(plain, images, section).astype(np.float64)
-    variances, directions = np.linalg.eigh(ledoit_wolf(z)[0])
-    wanted = (z - z.mean(0)) @ (directions * variances**-0.35) @ directions.T
+    assert isinstance(plain, Encoder)
+    z, alone = (embed(one, images, section).astype(np.float64) for one in (plain, plain.plain()))
+    assert np.array_equal(z, alone) is not bool(tta)
+    variances, directions = np.linalg.eigh(ledoit_wolf(alone)[0])
+    wanted = (z - alone.mean(0)) @ (directions * variances**-0.35) @ directions.T
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
     np.testing.assert_allclose(embed(white, images, section), wanted, atol=2e-3)
 

@@ -118,6 +118,10 @@ class Encoder(nn.Module):
             views += [view for one in views for view in _VIEWS[name](one)]
         return views
 
+    def plain(self) -> Encoder:
+        """The same net, its weights shared, giving embeddings of the image alone, not whitened."""
+        return Encoder(self.net, normalize=self.normalize)
+
     def _one(self, x: Tensor) -> Tensor:
         z = self.net(x)
         # Losses and unit lengths are computed in float32 also where the net ran in half precision.
