@@ -24,7 +24,8 @@ from nearfar.muon import Muon, orthogonal
 from nearfar.optim import learning_rate, update_average
 from nearfar.parts import build_optimizer, check
 from nearfar.recipe import Recipe, TrainSection
-from nearfar.train import Fitted, fit, mix
+from nearfar.seeds import mix
+from nearfar.train import Fitted, fit
 
 RECIPE = Recipe.from_dict(TINY)
 

@@ -25,9 +25,10 @@ from nearfar.params import Params
 from nearfar.parts import build_encoder_for, check, learns_nothing
 from nearfar.progress import Watcher
 from nearfar.recipe import Recipe, load_recipe
+from nearfar.seeds import mix
 from nearfar.splits import cut
 from nearfar.text import TextTower
-from nearfar.train import fit, mix
+from nearfar.train import fit
 
 
 class Embedder(Params):

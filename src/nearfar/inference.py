@@ -51,7 +51,7 @@ def embed(
 def fit_whitening(encoder: nn.Module, images: ImageSet, section: DataSection, *, seed: int, device: str = "cpu") -> None:
     """Whiten the embeddings of an encoder that has been trained, by those of some of its training images, if it is to do so.
 
-    Those of the images alone, whatever views the encoder takes: they do as well, at a half to a tenth of the time (docs/speed.md).
+    Those of the images alone, whatever views the encoder takes: they do as well, in a half to a tenth of the time.
 
     Args:
         encoder: what `nearfar.encoders.build_encoder` returns, its whitening not fitted yet; changed.

@@ -21,21 +21,17 @@ from torch import Tensor, nn
 
 import nearfar
 from nearfar import distributed
-from nearfar.augment import Augment, Draws, normalize
+from nearfar.augment import Augment, normalize
 from nearfar.captions import TowersLoss
 from nearfar.checkpoint import load_checkpoint, save_checkpoint
 from nearfar.data import ImageSet
-from nearfar.distributed.part import Part, part_of
-from nearfar.encoders.shared import Shared, embedding
 from nearfar.errors import InputError
 from nearfar.forecast import memory_line
-from nearfar.frozen import learned_weights, rest, rest_of, still
-from nearfar.gradcache import cached_step
+from nearfar.frozen import learned_weights, rest_of, still
 from nearfar.headloss import HeadLoss
 from nearfar.heads import Head
 from nearfar.health import batch_figures, diagnose, embedding_figures, measured_batch, sample
-from nearfar.inference import embed as embed_all
-from nearfar.inference import fit_whitening
+from nearfar.inference import embed, fit_whitening
 from nearfar.interrupts import deferred_interrupts
 from nearfar.losses import Loss
 from nearfar.memory import keep_freed_memory
@@ -55,6 +51,8 @@ from nearfar.precision import choose_precision
 from nearfar.progress import Mute, Silent, Speed, Watcher
 from nearfar.recipe import Recipe
 from nearfar.sampling import Batch
+from nearfar.seeds import mix
+from nearfar.step import Step
 from nearfar.text import TextTower
 from nearfar.validate import validation_figures
 from nearfar.weights import advice
@@ -120,220 +118,253 @@ def fit(
         InputError: the recipe does not fit the data, or the loss stopped being a finite number.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the checkpoint was written.
     """
-    group = distributed.current()
-    watcher = (watcher or Silent()) if group.first else Mute()
     started = time.perf_counter()
     keep_freed_memory()
     if learns_nothing(recipe):
         return Fitted(begin_encoder(recipe, train, start).eval(), [], time.perf_counter() - started, 0.0, "float32")
-    targets = training_targets(recipe, train, seed=seed)
-    classes, told = targets.classes, targets.told
-    sampler = build_sampler(recipe, targets, seed=seed, names=[train.classes[number] for number in classes])
-    whole, paired = len(sampler.epoch(0)), recipe.sampling.kind == "pairs"
-    if group.world > 1:
-        group.agree(
-            {
-                "version of nearfar": nearfar.__version__,
-                "recipe": recipe.to_dict(),
-                "seed": seed,
-                "set of images": train.fingerprint(),
-                "--resume": resume,
-            }
+    training = _Training(
+        recipe,
+        train,
+        validation,
+        start=start,
+        seed=seed,
+        device=device,
+        checkpoint=checkpoint,
+        resume=resume,
+        on_epoch=on_epoch,
+        watcher=watcher,
+        started=started,
+    )
+    training.run()
+    return training.result()
+
+
+class _Training:
+    """What learns, and how far it has come. The arguments are those of `fit`, and when it ``started``."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        train: ImageSet,
+        validation: ImageSet | None,
+        *,
+        start: nn.Module | None,
+        seed: int,
+        device: str,
+        checkpoint: Path | None,
+        resume: bool,
+        on_epoch: Callable[[list[dict[str, Any]]], None] | None,
+        watcher: Watcher | None,
+        started: float,
+    ) -> None:
+        self.recipe, self.train, self.validation = recipe, train, validation
+        self.seed, self.device, self.checkpoint, self.on_epoch = seed, device, checkpoint, on_epoch
+        self.group = distributed.current()
+        self.watcher = (watcher or Silent()) if self.group.first else Mute()
+        self.started = started
+        self.targets = training_targets(recipe, train, seed=seed)
+        self.names = [train.classes[number] for number in self.targets.classes]
+        self.sampler = build_sampler(recipe, self.targets, seed=seed, names=self.names)
+        self.whole = len(self.sampler.epoch(0))  # steps of a whole epoch
+        self.steps = max(1, round(recipe.train.epochs * self.whole))
+        if self.group.world > 1:
+            self.group.agree(
+                {
+                    "version of nearfar": nearfar.__version__,
+                    "recipe": recipe.to_dict(),
+                    "seed": seed,
+                    "set of images": train.fingerprint(),
+                    "--resume": resume,
+                }
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(seed, 0))
+            self.encoder = begin_encoder(recipe, train, start).to(device)
+            self.loss = build_loss(recipe, self.encoder, train, self.targets).to(device)
+            self.project = build_projector(recipe, self.encoder, train).to(device)
+        if start is None and (said := advice(self.encoder, recipe.data.mean, recipe.data.std)):
+            self.watcher.warn(said)
+        self.augment = build("augment", Augment, recipe.augment)
+        weights = learned_weights(recipe, self.encoder, self.project)
+        self.learned = [*weights, *self.loss.parameters()]
+        self.optimizer = build_optimizer(recipe.train, weights, [*self.loss.parameters()])
+        self.trained = nn.ModuleList([self.encoder, self.loss, self.project])
+        self.average = copy.deepcopy(self.trained) if recipe.train.average else None
+        fixed = still(recipe, self.encoder, self.augment)  # what every image passes once, as it is; the rest learns
+        self.position = self._take_up(resume, "float32" if fixed is not None else recipe.train.precision)
+        points = self.held = None
+        if fixed is not None:
+            points = torch.from_numpy(embed(fixed, train, recipe.data, device=device)).to(device)
+            if validation is not None:
+                self.held = torch.from_numpy(embed(fixed, validation, recipe.data, device=device)).to(device)
+        self.step = Step(
+            recipe,
+            train,
+            self.targets.told,
+            augment=self.augment,
+            encoder=self.encoder,
+            project=self.project,
+            loss=self.loss,
+            precision=self.position.precision,
+            points=points,
+            group=self.group,
+            seed=seed,
+            device=device,
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix(seed, 0))
-        encoder = begin_encoder(recipe, train, start).to(device)
-        loss = build_loss(recipe, encoder, train, targets).to(device)
-        project = build_projector(recipe, encoder, train).to(device)
-    if start is None and (said := advice(encoder, recipe.data.mean, recipe.data.std)):
-        watcher.warn(said)
-    augment = build("augment", Augment, recipe.augment)
-    fixed = still(recipe, encoder, augment)  # what every image passes once, as it is; the rest learns
-    weights = learned_weights(recipe, encoder, project)
-    learned = [*weights, *loss.parameters()]
-    optimizer = build_optimizer(recipe.train, weights, [*loss.parameters()])
-    trained = nn.ModuleList([encoder, loss, project])
-    average = copy.deepcopy(trained) if recipe.train.average else None
-    modules: dict[str, nn.Module] = {"encoder": encoder, "loss": loss, "projector": project}
-    modules |= {"average": average} if average is not None else {}
-    mean, std = recipe.data.mean, recipe.data.std
+        self.before, self.saved, self.steps_here = self.position.seconds, time.perf_counter(), 0
+        self.loss_sum = torch.tensor(self.position.loss_sum, dtype=torch.float64, device=device)
 
-    position = Position(precision="float32" if fixed is not None else recipe.train.precision)
-    if resume and group.first and checkpoint is not None and checkpoint.exists():
-        kept = load_checkpoint(checkpoint, modules, optimizer)  # an earlier nearfar's may hold other things too
-        position = Position(**{key: value for key, value in kept.items() if key in vars(Position())})
-    elif group.first and position.precision == "auto":
-        pixels = first_batch(recipe, train).to(device)
-        position.precision, why = choose_precision(encoder, normalize(pixels, mean, std, channels_last=True))
-        watcher.note(why)
-    position = Position(**group.tell(vars(position)))
-    group.spread([*(value for part in modules.values() for value in part.state_dict().values()), *optimizer.state().values()])
-    points = held = None
-    if fixed is not None:
-        points = torch.from_numpy(embed_all(fixed, train, recipe.data, device=device)).to(device)
-        if validation is not None:
-            held = torch.from_numpy(embed_all(fixed, validation, recipe.data, device=device)).to(device)
-    before, saved, here = position.seconds, time.perf_counter(), 0
-    generator = torch.Generator()
-    total = torch.tensor(position.loss_sum, dtype=torch.float64, device=device)
-    epochs = recipe.train.epochs
-    all_steps = max(1, round(epochs * whole))
+    def run(self) -> None:
+        """All epochs from the position on."""
+        self._say_what_it_takes()
+        with torch.random.fork_rng(devices=[]), deferred_interrupts(several=self.group.world > 1) as interrupted:
+            for epoch in range(self.position.epoch, -(-self.steps // self.whole)):
+                self._epoch(epoch, interrupted)
 
-    def elapsed() -> float:
-        return before + time.perf_counter() - started
+    def result(self) -> Fitted:
+        """What has been learned, whitened where that is asked for."""
+        final, by, _ = self.trained if self.average is None else self.average
+        if self.recipe.train.mode != "linear":
+            fit_whitening(final, self.train, self.recipe.data, seed=self.seed, device=self.device)
+        head = by.head(self.names) if isinstance(by, HeadLoss) else None
+        pace = float(np.median([row["images_per_second"] for row in self.position.history]))
+        texts = by.left() if isinstance(by, TowersLoss) else (None, None)
+        return Fitted(final.cpu().eval(), self.position.history, self._elapsed(), pace, self.position.precision, head, *texts)
 
-    def save() -> None:
-        if checkpoint is not None and group.first:
-            position.loss_sum, position.seconds = float(total), elapsed()
-            save_checkpoint(checkpoint, modules, optimizer, vars(position))
+    def _take_up(self, resume: bool, precision: str) -> Position:
+        """Where to go on from: the checkpoint, or the beginning; the same in all processes, as are all weights."""
+        recipe, group, modules, position = self.recipe, self.group, self._modules(), Position(precision=precision)
+        if resume and group.first and self.checkpoint is not None and self.checkpoint.exists():
+            kept = load_checkpoint(self.checkpoint, modules, self.optimizer)  # an earlier nearfar's may hold other things too
+            position = Position(**{key: value for key, value in kept.items() if key in vars(Position())})
+        elif group.first and precision == "auto":
+            pixels = first_batch(recipe, self.train).to(self.device)
+            pixels = normalize(pixels, recipe.data.mean, recipe.data.std, channels_last=True)
+            position.precision, why = choose_precision(self.encoder, pixels)
+            self.watcher.note(why)
+        position = Position(**group.tell(vars(position)))
+        tensors = (value for part in modules.values() for value in part.state_dict().values())
+        group.spread([*tensors, *self.optimizer.state().values()])
+        return position
 
-    def learn(batch: Batch, part: Part) -> tuple[Tensor, Tensor]:
-        """The loss of the batch, with the gradient that this process's part of it has, and the embeddings of that part."""
-        optimizer.forget_gradients()
-        looks = look(part, len(batch.rows) * (2 if paired else 1))
-        if len(looks) > 1:
-            kept: list[Tensor] = []
+    def _say_what_it_takes(self) -> None:
+        if isinstance(self.loss, TowersLoss) and self.loss.note:
+            self.watcher.note(self.loss.note)
+        if self.step.points is None and self.group.first:
+            images = self.sampler.epoch(0).batch_size * self.step.images_a_row
+            numbers = len(self.targets.classes) if self.targets.captions is None else len(self.targets.captions.distinct)
+            few, forward = first_batch(self.recipe, self.train).to(self.device), self.step.forward
+            line = memory_line(self.recipe, self.encoder, self.loss, forward, few, images, numbers, self.group.world)
+            self.watcher.note(line)
 
-            def compare_all(z: Tensor) -> Tensor:
-                kept.append(z)
-                return compare(z, batch, part)
+    def _epoch(self, epoch: int, interrupted: Callable[[], bool]) -> None:
+        """One epoch, or what the position and the length of the run leave of it."""
+        recipe, group, position = self.recipe, self.group, self.position
+        plan = self.sampler.epoch(epoch).head(self.steps - epoch * self.whole)
+        self.encoder.train(recipe.train.mode != "linear")
+        self.project.train()
+        shown, speed = time.perf_counter(), Speed()
+        for number in range(position.batch, len(plan)):
+            step = epoch * self.whole + number
+            self.optimizer.rate = learning_rate(recipe.train, epoch, step, self.steps)
+            batch = plan.batch(number)
+            chunk = recipe.train.chunk if self.step.points is None else 0
+            part = distributed.part_of(batch, rank=group.rank, world=group.world, chunk=chunk)
+            self.optimizer.forget_gradients()
+            with _where(epoch, step, self.checkpoint):
+                value, z = self.step.learn(batch, part, step)
+            stop = group.reduce(self.learned, interrupted(), whole=part.alone)
+            if recipe.train.clip:
+                nn.utils.clip_grad_norm_(self.learned, recipe.train.clip)
+            self.optimizer.step()
+            if self.average is not None:
+                update_average(self.average, self.trained, min(recipe.train.average, (1 + step) / (10 + step)))
 
-            value = cached_step(embed, looks, compare_all, encoder=nn.ModuleList([encoder, project]))
-            return value, kept[0].detach()
-        z = embed(looks[0])
-        value = compare(z, batch, part)
-        value.backward()
-        return value, z
+            if number >= measured_batch(plan) and not position.health:
+                z = distributed.in_order(z.detach(), part, group)
+                figures = _health(self.loss, z, self.targets.told, batch)
+                position.health = figures | batch_figures(plan, self.targets.told)
+            self.loss_sum += value.detach().double() * len(batch.rows)
+            position.batch, position.images = number + 1, position.images + len(batch.rows)
+            self.steps_here += 1
+            speed.add(len(batch.rows) * self.step.images_a_row)
+            now = time.perf_counter()
+            if now - shown > 0.2:
+                shown = now
+                left = (now - self.started) / self.steps_here * (self.steps - step - 1)
+                mean_loss = self._mean_loss(epoch, step)
+                self.watcher.step(epoch + 1, recipe.train.epochs, number + 1, len(plan), mean_loss, speed.value(), left)
+            if number + 1 < len(plan) and (stop or now - self.saved > recipe.train.checkpoint_seconds):
+                self._mean_loss(epoch, step)
+                self._save()
+                self._stop_if(stop)
+        self._close(epoch, len(plan), speed.value())
+        self._stop_if(stop and step + 1 < self.steps)
 
-    def look(part: Part, count: int) -> list[tuple[Tensor, Shared | None]]:
-        """The changed images of a part, by pieces that pass through the encoder at once, and what they are pieces of."""
-        if points is not None:
-            looks = points[torch.from_numpy(part.images).to(device)]
-        else:
-            draws = generator if part.alone else Draws(generator, torch.from_numpy(part.places), count)
-            looks = augment(torch.from_numpy(train.images[part.images]), draws).to(device)
-        pieces = looks.split([len(piece.places) for piece in part.pieces])
-        return [
-            (look, None if part.alone else Shared(torch.from_numpy(piece.places), piece.count, group.total))
-            for look, piece in zip(pieces, part.pieces, strict=True)
-        ]
+    def _close(self, epoch: int, steps: int, pace: float) -> None:
+        """What follows an epoch of so many ``steps``: its figures, told and kept, and a checkpoint."""
+        position = self.position
+        mean_loss = self._mean_loss(epoch, epoch * self.whole + steps - 1)
+        row: dict[str, Any] = {
+            "epoch": epoch + 1 if steps == self.whole else epoch + steps / self.whole,
+            "loss": mean_loss,
+            "learning_rate": self.optimizer.rate,
+            "spread": position.health["spread"],
+            "images_per_second": round(pace, 1),
+            "health": position.health,
+        }
+        if warning := diagnose(position.history, row, within_batch=self.loss.takes_keys):
+            row["warning"] = warning
+            self.watcher.warn(warning["message"])
+        if self.validation is not None and self.group.first:
+            row["validation"] = self._judge(self.validation)
+        row["seconds"] = round(self._elapsed(), 3)
+        position.history.append(row)
+        position.epoch, position.batch, position.images, position.health = epoch + 1, 0, 0, {}
+        self.loss_sum.zero_()
+        self.watcher.epoch(row, self.recipe.train.epochs)
+        if self.on_epoch is not None and self.group.first:
+            self.on_epoch(position.history)
+        self._save()
 
-    def embed(looks: tuple[Tensor, Shared | None]) -> Tensor:
-        with embedding(looks[1]):
-            return forward(looks[0])
+    def _judge(self, validation: ImageSet) -> dict[str, Any]:
+        encoder, loss, project = self.trained if self.average is None else self.average
+        z = None if self.held is None else rest_of(self.recipe, encoder, self.held)
+        classes = self.targets.classes
+        return validation_figures(encoder, loss, self.recipe, validation, classes, device=self.device, z=z, projector=project)
 
-    def forward(x: Tensor) -> Tensor:
-        """Embeddings [n, D] of pixels, or of what of the encoder stands still has made of them."""
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=position.precision == "bfloat16"):
-            z = encoder(normalize(x, mean, std, channels_last=True)) if points is None else rest(recipe, encoder)(x)
-            z = project(z)
-        result: Tensor = z.float()
-        return result
+    def _modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint holds the tensors of, by name."""
+        modules: dict[str, nn.Module] = {"encoder": self.encoder, "loss": self.loss, "projector": self.project}
+        return modules if self.average is None else modules | {"average": self.average}
 
-    def compare(z: Tensor, batch: Batch, part: Part) -> Tensor:
-        """The loss of the batch from the embeddings of a part."""
-        if part.batch.same is not None:
-            a, b = (z[torch.from_numpy(half).to(device)] for half in part.halves()) if len(part.pieces) > 1 else z.chunk(2)
-            same = torch.from_numpy(part.batch.same).to(device)
-            if part.alone:
-                return loss.pairs(a, b, same)  # type: ignore[operator]  # takes_pairs was checked
-            return distributed.add_up(loss, group, loss.pair_sums(a, b, same))
-        numbers = told[batch.rows] if batch.captions is None else batch.captions
-        every_label = torch.from_numpy(numbers[part.everyone]).to(device)
-        if part.alone:
-            return loss(z, every_label)
-        labels = every_label[part.offset : part.offset + len(z)]
-        return distributed.loss_over_processes(loss, group, z, labels, every_label, part.counts)
+    def _save(self) -> None:
+        if self.checkpoint is not None and self.group.first:
+            self.position.loss_sum, self.position.seconds = float(self.loss_sum), self._elapsed()
+            save_checkpoint(self.checkpoint, self._modules(), self.optimizer, vars(self.position))
+        self.saved = time.perf_counter()
 
-    if isinstance(loss, TowersLoss) and loss.note:
-        watcher.note(loss.note)
-    images = sampler.epoch(0).batch_size * (2 if paired else 1)
-    numbers = len(classes) if targets.captions is None else len(targets.captions.distinct)
-    if points is None and group.first:
-        few = first_batch(recipe, train).to(device)
-        watcher.note(memory_line(recipe, encoder, loss, forward, few, images, numbers, group.world))
-    with torch.random.fork_rng(devices=[]), deferred_interrupts(several=group.world > 1) as interrupted:
-        for epoch in range(position.epoch, -(-all_steps // whole)):
-            plan = sampler.epoch(epoch).head(all_steps - epoch * whole)
-            steps = len(plan)
-            encoder.train(recipe.train.mode != "linear")
-            project.train()
-            shown, speed = time.perf_counter(), Speed()
-            for number in range(position.batch, steps):
-                step = epoch * whole + number
-                reseed(mix(seed, 2 * step + 1), device)
-                generator.manual_seed(mix(seed, 2 * step + 2))
-                optimizer.rate = learning_rate(recipe.train, epoch, step, all_steps)
+    def _stop_if(self, asked: bool) -> None:
+        if asked:
+            self.group.wait()
+            raise KeyboardInterrupt
 
-                batch = plan.batch(number)
-                part = part_of(batch, rank=group.rank, world=group.world, chunk=recipe.train.chunk if points is None else 0)
-                with _where(epoch, step, checkpoint):
-                    value, z = learn(batch, part)
-                stop = group.reduce(learned, interrupted(), whole=part.alone)
-                if recipe.train.clip:
-                    nn.utils.clip_grad_norm_(learned, recipe.train.clip)
-                optimizer.step()
-                if average is not None:
-                    update_average(average, trained, min(recipe.train.average, (1 + step) / (10 + step)))
+    def _elapsed(self) -> float:
+        return self.before + time.perf_counter() - self.started
 
-                if number >= measured_batch(plan) and not position.health:
-                    z = distributed.in_order(z.detach(), part, group)
-                    position.health = _health(loss, z, told, batch) | batch_figures(plan, told)
-                total += value.detach().double() * len(batch.rows)
-                position.batch, position.images, here = number + 1, position.images + len(batch.rows), here + 1
-                speed.add(len(batch.rows) * (2 if paired else 1))
-                now = time.perf_counter()
-                if now - shown > 0.2:
-                    shown = now
-                    mean_loss = _finite(float(total) / position.images, epoch, step, recipe, checkpoint)
-                    left = (now - started) / here * (all_steps - step - 1)
-                    watcher.step(epoch + 1, epochs, number + 1, steps, mean_loss, speed.value(), left)
-                if number + 1 < steps and (stop or now - saved > recipe.train.checkpoint_seconds):
-                    _finite(float(total), epoch, step, recipe, checkpoint)
-                    save()
-                    saved = time.perf_counter()
-                    if stop:
-                        group.wait()
-                        raise KeyboardInterrupt
+    def _mean_loss(self, epoch: int, step: int) -> float:
+        """The mean loss of the epoch so far.
 
-            mean_loss = _finite(float(total) / max(1, position.images), epoch, step, recipe, checkpoint)
-            row: dict[str, Any] = {
-                "epoch": epoch + 1 if steps == whole else epoch + steps / whole,
-                "loss": mean_loss,
-                "learning_rate": optimizer.rate,
-                "spread": position.health["spread"],
-                "images_per_second": round(speed.value(), 1),
-                "health": position.health,
-            }
-            if warning := diagnose(position.history, row, within_batch=loss.takes_keys):
-                row["warning"] = warning
-                watcher.warn(warning["message"])
-            if validation is not None and group.first:
-                judged, by, beyond = trained if average is None else average
-                z_held = None if held is None else rest_of(recipe, judged, held)
-                row["validation"] = validation_figures(
-                    judged, by, recipe, validation, classes, device=device, z=z_held, projector=beyond
-                )
-            row["seconds"] = round(elapsed(), 3)
-            position.history.append(row)
-            position.epoch, position.batch, position.images, position.health = epoch + 1, 0, 0, {}
-            total.zero_()
-            watcher.epoch(row, epochs)
-            if on_epoch is not None and group.first:
-                on_epoch(position.history)
-            save()
-            saved = time.perf_counter()
-            if stop and step + 1 < all_steps:
-                group.wait()
-                raise KeyboardInterrupt
-
-    final, by, _ = trained if average is None else average
-    if recipe.train.mode != "linear":
-        fit_whitening(final, train, recipe.data, seed=seed, device=device)
-    head = by.head([train.classes[number] for number in classes]) if isinstance(by, HeadLoss) else None
-    pace = float(np.median([row["images_per_second"] for row in position.history]))
-    texts = by.left() if isinstance(by, TowersLoss) else (None, None)
-    return Fitted(final.cpu().eval(), position.history, elapsed(), pace, position.precision, head, *texts)
+        Raises:
+            InputError: it is not a finite number.
+        """
+        loss = float(self.loss_sum) / max(1, self.position.images)
+        if np.isfinite(loss):
+            return loss
+        raise InputError(
+            f"the loss became {loss} by epoch {epoch + 1}, step {step + 1}; try train.learning_rate="
+            f"{self.recipe.train.learning_rate / 10:g}, train.clip=1, or train.precision=float32{_kept(self.checkpoint)}"
+        )
 
 
 def _health(loss: Loss, z: Tensor, labels: np.ndarray, batch: Batch) -> dict[str, Any]:
@@ -350,21 +381,6 @@ def _health(loss: Loss, z: Tensor, labels: np.ndarray, batch: Batch) -> dict[str
     return embedding_figures(torch.cat([a, b]), own) | {"active": active}
 
 
-def mix(seed: int, number: int) -> int:
-    """A seed for the ``number``-th random event of a run, spread over 63 bits (SplitMix64; Steele, Lea, Flood 2014)."""
-    value = (seed * 0x9E3779B97F4A7C15 + (number + 1) * 0xD1B54A32D192ED03) & 0xFFFFFFFFFFFFFFFF
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    return (value ^ (value >> 31)) >> 1
-
-
-def reseed(seed: int, device: str) -> None:
-    """Do what `torch.manual_seed` does for the devices in use; for all others it notes a stack trace at every call."""
-    torch.default_generator.manual_seed(seed)
-    if torch.device(device).type == "cuda":
-        torch.cuda.manual_seed_all(seed)
-
-
 @contextlib.contextmanager
 def _where(epoch: int, step: int, checkpoint: Path | None) -> Iterator[None]:
     """Say in which step a loss refused the embeddings, most often because they are no longer finite."""
@@ -372,15 +388,6 @@ def _where(epoch: int, step: int, checkpoint: Path | None) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"training stopped in epoch {epoch + 1}, step {step + 1}: {error}{_kept(checkpoint)}") from error
-
-
-def _finite(loss: float, epoch: int, step: int, recipe: Recipe, checkpoint: Path | None) -> float:
-    if np.isfinite(loss):
-        return loss
-    raise InputError(
-        f"the loss became {loss} by epoch {epoch + 1}, step {step + 1}; try train.learning_rate="
-        f"{recipe.train.learning_rate / 10:g}, train.clip=1, or train.precision=float32{_kept(checkpoint)}"
-    )
 
 
 def _kept(checkpoint: Path | None) -> str:

@@ -153,7 +153,7 @@ def untrained(recipe: Recipe) -> torch.Tensor:
 
 def _begun(recipe: Recipe) -> nn.Module:
     from nearfar.parts import begin_encoder
-    from nearfar.train import mix
+    from nearfar.seeds import mix
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(0, 0))
