@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -15,12 +16,12 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from nearfar import runs, trained, weights
+from nearfar.blocks import check_block
 from nearfar.card import write_card
 from nearfar.data import ImageSet, load_images
 from nearfar.errors import InputError
 from nearfar.exchange import exchange
 from nearfar.inference import embed, embed_pixels, find_device, for_inference
-from nearfar.opening import check_block
 from nearfar.params import Params
 from nearfar.parts import build_encoder_for, check, learns_nothing
 from nearfar.progress import Watcher
@@ -348,9 +349,21 @@ class Embedder(Params):
             InputError: there is no model yet, the extra ``hub`` is missing, or the hub refuses or cannot be reached.
         """
         from nearfar import hub
+        from nearfar.card import write_card
 
-        options = {"private": private, "token": token, "revision": revision, "create_pr": create_pr}
-        return hub.push_model(self, repo_id, commit_message=commit_message, **options)
+        with tempfile.TemporaryDirectory() as folder:
+            run = self.save(Path(folder) / "run")
+            write_card(run)
+            pushed = hub.push(
+                run,
+                repo_id,
+                commit_message=commit_message,
+                private=private,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+            )
+            return str(pushed["url"])
 
     @classmethod
     def from_pretrained(

@@ -10,18 +10,13 @@ import contextlib
 import importlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nearfar import runs
 from nearfar.answers import CALIBRATION
-from nearfar.card import write_card
 from nearfar.errors import InputError
-
-if TYPE_CHECKING:
-    from nearfar.embedder import Embedder
 
 MODEL_FILES = (runs.CONFIG, runs.MODEL, runs.HEAD, runs.TEXT, runs.TOKENIZER, runs.HISTORY, runs.CARD)
 """What a model alone is made of."""
@@ -159,18 +154,6 @@ def fetch_file(repo_id: str, name: str, *, instead: str) -> Path:
         return Path(found)
     with explained(repo_id, instead=instead):
         return Path(hub.hf_hub_download(repo_id, name))
-
-
-def push_model(model: Embedder, repo_id: str, **options: Any) -> str:
-    """Upload an `Embedder` alone, without index and figures; ``options`` and errors are those of `push`.
-
-    Returns:
-        The URL of the commit, or of the pull request.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        run = model.save(Path(folder) / "run")
-        write_card(run)
-        return str(push(run, repo_id, **options)["url"])
 
 
 def told(result: dict[str, Any]) -> str:

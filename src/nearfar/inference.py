@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from nearfar.augment import normalize
+from nearfar.blocks import check_finite
 from nearfar.data import ImageSet
 from nearfar.encoders import Encoder, fuse
 from nearfar.errors import InputError
 from nearfar.memory import keep_freed_memory
-from nearfar.opening import check_finite
 from nearfar.recipe import DataSection
 
 _NUMBERS = 1 << 23  # of pixels in a batch at most: 512 of 64 x 64 in colour, 55 of 224 x 224, whose layers need the more memory

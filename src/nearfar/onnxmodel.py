@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfar import onnxfile
+from nearfar.blocks import check_block, check_finite
 from nearfar.data import ImageSet, load_images
 from nearfar.errors import InputError
 from nearfar.heads import Head
-from nearfar.opening import check_block, check_finite
 from nearfar.recipe import Recipe
 from nearfar.search.arithmetic import threads as cores
 
