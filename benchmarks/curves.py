@@ -22,7 +22,7 @@ from nearfar.files import write_json
 from nearfar.inference import embed
 from nearfar.plots import style
 from nearfar.recipe import load_recipe
-from nearfar.train import fit
+from nearfar.training.loop import fit
 
 HELD = 10_000
 LENGTHS: dict[tuple[str, str], tuple[float, ...]] = {

@@ -36,7 +36,7 @@ from nearfar.files import write_json
 from nearfar.inference import embed
 from nearfar.opening import load_run
 from nearfar.recipe import load_recipe
-from nearfar.train import fit
+from nearfar.training.loop import fit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,10 +29,10 @@ from nearfar.compare import compare
 from nearfar.comparison_report import table
 from nearfar.errors import InputError
 from nearfar.files import read_json, write_bytes, write_text
-from nearfar.judging import judge
-from nearfar.progress import ProgressLine
+from nearfar.measuring.judging import judge
 from nearfar.recipe import Recipe, load_recipe, parse_changes
 from nearfar.report import report
+from nearfar.training.progress import ProgressLine
 
 PAGE, IMAGES, STEPS, COMPARISON = "reference-systems.md", "images", "steps.json", "comparison"
 Results = dict[int, Values]  # by seed

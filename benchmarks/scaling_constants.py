@@ -33,7 +33,7 @@ from nearfar.search.approximate import Known, nearest_proposed
 from nearfar.search.base import Entries, make_engine
 from nearfar.search.engines import ENGINES
 from nearfar.search.exact import nearest_prepared
-from nearfar.train import fit
+from nearfar.training.loop import fit
 
 K = 10
 VIT = {"kind": "timm", "model": "vit_small_patch16_224", "weights": "random", "dim": 0}

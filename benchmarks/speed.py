@@ -21,7 +21,7 @@ from systems import SYSTEMS
 import nearfar as nf
 from nearfar.files import write_json
 from nearfar.recipe import load_recipe
-from nearfar.train import fit
+from nearfar.training.loop import fit
 
 
 def ours(recipe_name: str, train: nf.ImageSet, *, steps: int, seed: int) -> tuple[float, str]:

@@ -11,8 +11,8 @@ import torch
 from nearfar.compare import query_values
 from nearfar.evaluation.clustering import clustering_figures
 from nearfar.evaluation.verification import draw_pairs
-from nearfar.judging import Judged
 from nearfar.losses import LOSSES
+from nearfar.measuring.judging import Judged
 from nearfar.opening import labels_in
 
 Values = dict[str, float]

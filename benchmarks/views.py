@@ -27,9 +27,9 @@ from torch.utils.data import DataLoader, Dataset
 from nearfar.augment import Augment, normalize
 from nearfar.data import load_images
 from nearfar.losses import NTXentLoss
-from nearfar.parts import build, build_encoder_for, build_optimizer, build_projector
 from nearfar.recipe import Part, load_recipe
 from nearfar.torchvision import make_importable
+from nearfar.training.parts import build, build_encoder_for, build_optimizer, build_projector
 
 make_importable()
 import torchvision  # noqa: E402 - importable only now

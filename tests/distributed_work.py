@@ -23,11 +23,11 @@ from nearfar.encoders import UnitNorm
 from nearfar.errors import InputError, ProcessLostError
 from nearfar.files import write_json
 from nearfar.losses import LOSSES
-from nearfar.optim import Optimizer
 from nearfar.processes import Say
 from nearfar.recipe import Recipe, TrainSection
 from nearfar.sampling import Batch
-from nearfar.train import fit
+from nearfar.training.loop import fit
+from nearfar.training.optim import Optimizer
 
 SGD = {"train.optimizer": "sgd", "train.learning_rate": 0.05, "train.epochs": 5}
 CONV = {"encoder": {"kind": "conv5", "dim": 8, "dropout": 0.3}, "data.size": [16, 16], **SGD, "train.learning_rate": 0.01}

@@ -20,7 +20,7 @@ from PIL import Image
 from samples import TINY, shapes
 
 from nearfar import __version__, files, verbs
-from nearfar.judging import judge
+from nearfar.measuring.judging import judge
 from nearfar.recipe import Recipe
 
 Cli = Callable[..., tuple[int, str, str]]

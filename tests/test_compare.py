@@ -11,7 +11,7 @@ import pytest
 from samples import TINY, shapes
 
 import nearfar as nf
-from nearfar import budget, compare
+from nearfar import compare
 from nearfar import comparison_report as report
 from nearfar.cli import main
 from nearfar.data import ImageSet
@@ -19,6 +19,7 @@ from nearfar.evaluation import evaluate_embeddings
 from nearfar.evaluation.bootstrap import bootstrap_intervals
 from nearfar.evaluation.paired import PairedDifference, paired_differences
 from nearfar.recipe import Recipe
+from nearfar.training import budget
 
 SUPCON = Recipe.from_dict({**TINY, "name": "supcon"})
 ENTROPY = Recipe.from_dict({**TINY, "name": "entropy", "loss": {"kind": "cross-entropy"}})

@@ -28,9 +28,9 @@ from nearfar.errors import InputError, ProcessLostError
 from nearfar.files import read_json
 from nearfar.losses import LOSSES
 from nearfar.memory import saved_bytes
-from nearfar.parts import check
 from nearfar.processes import supervise
 from nearfar.sampling import Batch
+from nearfar.training.parts import check
 
 ROWS = {"count": 11, "counts": [6, 5]}
 PAIRED = [name for name, home in LOSSES.items() if home.takes_pairs]

@@ -16,13 +16,15 @@ from samples import TINY, shapes
 from torch import Tensor
 
 import nearfar as nf
-from nearfar import judging, measuring, runs, train, trained, verbs
+from nearfar import runs, verbs
 from nearfar.cli import main
 from nearfar.data import ImageSet
-from nearfar.headloss import HeadLoss
 from nearfar.heads import Head, load_head, save_head
 from nearfar.losses import LOSSES, CrossEntropyLoss
+from nearfar.measuring import figures, judging
 from nearfar.recipe import Recipe
+from nearfar.training import loop, trained
+from nearfar.training.headloss import HeadLoss
 
 CONV: dict[str, Any] = {
     **TINY,
@@ -88,15 +90,15 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
 
 def test_a_linear_head_embeds_every_image_once(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    whole = train.embed_all
+    whole = loop.embed
 
     def counted(encoder: Any, part: ImageSet, *args: Any, **kwargs: Any) -> np.ndarray:
         calls.append(len(part))
         return whole(encoder, part, *args, **kwargs)
 
-    monkeypatch.setattr(train, "embed_all", counted)
+    monkeypatch.setattr(loop, "embed", counted)
     start = trained.load(base)[1]
-    fitted = train.fit(recipe(base, "linear"), images(), images(40, seed=5), start=start)
+    fitted = loop.fit(recipe(base, "linear"), images(), images(40, seed=5), start=start)
     assert calls == [120, 40]
     assert 0 <= fitted.history[-1]["validation"]["head_accuracy"] <= 1
     assert fitted.history[0]["validation"]["knn_accuracy"] == fitted.history[-1]["validation"]["knn_accuracy"]
@@ -123,10 +125,10 @@ def test_fine_tuning_changes_encoder_and_head_and_leaves_an_embedding(base: Path
 def test_an_interrupted_run_resumes_to_the_same_bits(base: Path, tmp_path: Path, mode: str, average: float) -> None:
     start, path = trained.load(base)[1], tmp_path / "latest.safetensors"
     chosen = recipe(base, mode, **{"train.average": average})
-    whole = train.fit(chosen, images(), start=start, seed=1)
+    whole = loop.fit(chosen, images(), start=start, seed=1)
     with pytest.raises(KeyboardInterrupt):
-        train.fit(_interrupted(chosen, stop=6), images(), start=start, seed=1, checkpoint=path)
-    resumed = train.fit(chosen, images(), start=start, seed=1, checkpoint=path, resume=True)
+        loop.fit(_interrupted(chosen, stop=6), images(), start=start, seed=1, checkpoint=path)
+    resumed = loop.fit(chosen, images(), start=start, seed=1, checkpoint=path, resume=True)
     for one, other in zip(whole.encoder.state_dict().items(), resumed.encoder.state_dict().items(), strict=True):
         assert one[0] == other[0]
         assert torch.equal(one[1], other[1])
@@ -212,7 +214,7 @@ def test_head_figures_and_predictions_are_those_of_the_head_itself(base: Path, t
     out, test = tmp_path / "linear", images(60, seed=9)
     verbs.train(images(), start=base, out=out, changes={"train.mode": "linear", "evaluate.bootstrap": 100})
     judged = judging.judge(out, test)
-    tree = measuring.figures(judged)
+    tree = figures.figures(judged)
     head = judged.model.head_
     assert head is not None
     scores = judged.z.astype(np.float64) @ head.weight.T.astype(np.float64) + head.bias
@@ -229,7 +231,7 @@ def test_head_figures_and_predictions_are_those_of_the_head_itself(base: Path, t
     assert "head_label" in (tmp_path / "labels.csv").read_text().splitlines()[0]
 
     strangers = ImageSet(images=test.images, labels=test.labels, classes=("a", "b", "c", "new"), name="strangers")
-    assert "head_accuracy" not in measuring.figures(judging.judge(out, strangers))["classification"]
+    assert "head_accuracy" not in figures.figures(judging.judge(out, strangers))["classification"]
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ import nearfar as nf
 from nearfar import answers, runs, verbs
 from nearfar.evaluation import evaluate_embeddings
 from nearfar.indexing import add_images
-from nearfar.judging import gallery_images, judge, threshold_rows
-from nearfar.measuring import evaluate
-from nearfar.parts import training_targets
+from nearfar.measuring.figures import evaluate
+from nearfar.measuring.judging import gallery_images, judge, threshold_rows
 from nearfar.recipe import Recipe
 from nearfar.report import gather
+from nearfar.training.parts import training_targets
 
 SHARE = 0.3
 RECIPE = Recipe.from_dict({**TINY, "data": {"size": [12, 12], "labelled": SHARE, "test": 0.25}})

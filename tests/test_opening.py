@@ -25,7 +25,8 @@ import json, sys
 from pathlib import Path
 import numpy as np
 import nearfar as nf
-from nearfar import answers, calibrate, classify, data, indexing, judging, opening, recipe, runs, search, verbs
+from nearfar import answers, calibrate, classify, data, indexing, opening, recipe, runs, search, verbs
+from nearfar.measuring import judging
 folder, queries = Path(sys.argv[1]), np.load(sys.argv[2])
 config = runs.read_finished(folder)
 index = opening.load_index(folder, config, config["classes"])

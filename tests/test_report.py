@@ -23,7 +23,7 @@ from samples import TINY, shapes
 from nearfar import InputError, show, verbs
 from nearfar.cli import main
 from nearfar.data import ImageSet
-from nearfar.judging import gallery_images, judge
+from nearfar.measuring.judging import gallery_images, judge
 from nearfar.recipe import Recipe, load_recipe, parse_changes, recipe_names
 from nearfar.report import page, report, tables
 from nearfar.report.gather import answer, mean_cosines, sample_pairs

@@ -15,7 +15,7 @@ from nearfar import show, verbs
 from nearfar.cli import main
 from nearfar.data import ImageSet
 from nearfar.errors import InputError
-from nearfar.judging import judge
+from nearfar.measuring.judging import judge
 from nearfar.recipe import DataSection, Recipe
 from nearfar.splits import cut, load_for, parse_unseen
 

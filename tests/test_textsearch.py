@@ -16,12 +16,12 @@ from samples import CLIP, PHRASES, SQUARES, TINY, shapes, squares, write_parquet
 
 import nearfar as nf
 from nearfar import hub, runs, verbs
-from nearfar.captions import captions_of
 from nearfar.errors import InputError
 from nearfar.recipe import Recipe
 from nearfar.report import report
 from nearfar.report.tables import towers_table
 from nearfar.search import NeighborIndex
+from nearfar.training.captions import captions_of
 
 Cli = Callable[..., tuple[int, str, str]]
 

@@ -19,13 +19,14 @@ from samples import TINY, shapes
 from torch import nn
 
 import nearfar as nf
-from nearfar import InputError, train, verbs
+from nearfar import InputError, verbs
 from nearfar.encoders import build_encoder, fuse, summary
 from nearfar.encoders.timm_model import import_timm
-from nearfar.progress import Silent
 from nearfar.recipe import Recipe
-from nearfar.train import Fitted, fit
-from nearfar.weights import advice, begin, timm_model
+from nearfar.training import loop
+from nearfar.training.loop import Fitted, fit
+from nearfar.training.progress import Silent
+from nearfar.training.weights import advice, begin, timm_model
 
 timm = import_timm()
 MODELS = ["test_resnet", "test_vit", "test_efficientnet", "test_byobnet", "test_vit_relpos"]
@@ -162,7 +163,7 @@ def test_a_frozen_body_sees_every_image_once_and_the_layer_learns_as_if_it_saw_t
     for name, value in reference("test_resnet").state_dict().items():
         if name in body.state_dict() and "conv1.0" not in name:
             assert torch.equal(body.state_dict()[name], value), name
-    monkeypatch.setattr(train, "still", lambda *_: None)
+    monkeypatch.setattr(loop, "still", lambda *_: None)
     always = trained(wanted, data, held)
     for key, value in always.encoder.state_dict().items():
         torch.testing.assert_close(once.encoder.state_dict()[key], value, atol=1e-3, rtol=1e-2, msg=key)

@@ -17,8 +17,8 @@ from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 from nearfar import InputError, tracking, verbs
 from nearfar.cli import main
-from nearfar.progress import Silent
 from nearfar.recipe import Recipe
+from nearfar.training.progress import Silent
 
 RECIPE = {**TINY, "data": {"size": [12, 12], "channels": 1, "validation": 0.2}, "train": {"epochs": 3.5, "learning_rate": 0.01}}
 

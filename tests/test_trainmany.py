@@ -25,9 +25,9 @@ from samples import CLIP, TINY, shapes, squares, write_parquet
 from nearfar import trainmany, verbs
 from nearfar.errors import InputError, ProcessLostError
 from nearfar.files import read_json
-from nearfar.progress import ProgressLine
 from nearfar.recipe import Recipe
 from nearfar.runs import read_history
+from nearfar.training.progress import ProgressLine
 
 LONG = {"train.epochs": 200, "train.checkpoint_seconds": 1000}
 

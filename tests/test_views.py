@@ -19,10 +19,10 @@ from nearfar.data import ImageSet
 from nearfar.encoders.projector import projector
 from nearfar.errors import InputError
 from nearfar.losses import LOSSES
-from nearfar.parts import build_encoder_for, build_projector, check, training_targets
 from nearfar.recipe import Recipe
 from nearfar.sampling import Shuffle, Views
-from nearfar.train import fit
+from nearfar.training.loop import fit
+from nearfar.training.parts import build_encoder_for, build_projector, check, training_targets
 
 VIEWS: dict[str, Any] = {
     **TINY,

@@ -19,7 +19,7 @@ from nearfar.export.graph import to_onnx
 from nearfar.inference import embed, fit_whitening
 from nearfar.opening import load_run
 from nearfar.recipe import Recipe
-from nearfar.train import fit
+from nearfar.training.loop import fit
 
 
 @pytest.mark.parametrize("power", [0.3, 1.0])

@@ -18,20 +18,20 @@ import numpy.typing as npt
 
 import nearfar
 from nearfar import comparison_report as report
-from nearfar.budget import epoch_seconds
 from nearfar.classify import similarities, winners
 from nearfar.data import ImageSet, load_splits
 from nearfar.errors import InputError
 from nearfar.evaluation.retrieval import rank_queries
 from nearfar.files import explain_os_errors, read_json, write_atomic, write_json
 from nearfar.inference import embed, find_device
-from nearfar.parts import check, labels_to_know
-from nearfar.progress import Silent, Watcher, clock
 from nearfar.recipe import EvaluateSection, Recipe, load_recipe
 from nearfar.runs import free_folder
 from nearfar.search import NeighborIndex
 from nearfar.splits import Splits, cut, describe
-from nearfar.train import fit
+from nearfar.training.budget import epoch_seconds
+from nearfar.training.loop import fit
+from nearfar.training.parts import check, labels_to_know
+from nearfar.training.progress import Silent, Watcher, clock
 
 FORMAT = 1
 RESULT, QUERIES = "comparison.json", "queries"

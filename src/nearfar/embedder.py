@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from nearfar import runs, trained, weights
+from nearfar import runs
 from nearfar.blocks import check_block
 from nearfar.card import write_card
 from nearfar.data import ImageSet, load_images
@@ -23,13 +23,14 @@ from nearfar.errors import InputError
 from nearfar.exchange import exchange
 from nearfar.inference import embed, embed_pixels, find_device, for_inference
 from nearfar.params import Params
-from nearfar.parts import build_encoder_for, check, learns_nothing
-from nearfar.progress import Watcher
 from nearfar.recipe import Recipe, load_recipe
-from nearfar.seeds import mix
 from nearfar.splits import cut
 from nearfar.text import TextTower
-from nearfar.train import fit
+from nearfar.training import trained, weights
+from nearfar.training.loop import fit
+from nearfar.training.parts import build_encoder_for, check, learns_nothing
+from nearfar.training.progress import Watcher
+from nearfar.training.seeds import mix
 
 
 class Embedder(Params):

@@ -10,7 +10,7 @@ import numpy as np
 from nearfar import runs
 from nearfar.answers import gallery_of, trained_images
 from nearfar.errors import InputError
-from nearfar.judging import Source, images_to_judge, judge
+from nearfar.measuring.judging import Source, images_to_judge, judge
 from nearfar.opening import classes_of, labels_in, load_run
 
 

@@ -1,6 +1,6 @@
 """A linear classifier on top of an embedding: what a run keeps of it, and what it says.
 
-Knows embeddings and class names; never images or encoders, nor how it is trained (`nearfar.headloss`).
+Knows embeddings and class names; never images or encoders, nor how it is trained (`nearfar.training.headloss`).
 """
 
 from __future__ import annotations

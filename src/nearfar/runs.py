@@ -1,6 +1,6 @@
 """The run folder: what one training leaves, whole enough to be copied, checked and loaded by strangers. No pickle.
 
-Knows names, the config and the history; weights are those of `nearfar.trained`, which alone needs PyTorch.
+Knows names, the config and the history; weights are those of `nearfar.training.trained`, which alone needs PyTorch.
 """
 
 from __future__ import annotations

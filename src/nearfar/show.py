@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nearfar.showfigures import aligned, figures, skipped
+from nearfar.measuring.text import aligned, figures, skipped
 
 _WORST = 10  # label issues that are named on the screen
 

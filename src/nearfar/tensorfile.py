@@ -32,7 +32,7 @@ def save_arrays(path: Path | str, arrays: Mapping[str, npt.NDArray[Any]], header
 
 
 def load_arrays(path: Path | str) -> tuple[Arrays, dict[str, Any]]:
-    """Read what `save_arrays` wrote, or `nearfar.checkpoint.save_tensors`.
+    """Read what `save_arrays` wrote, or `nearfar.training.checkpoint.save_tensors`.
 
     Raises:
         InputError: the file is missing, truncated, not safetensors, or holds a type that NumPy lacks.

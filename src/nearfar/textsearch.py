@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from nearfar import runs
-from nearfar.captions import captions_of, cut_line, require_captions
 from nearfar.data import ImageSet, known_sets
 from nearfar.data.folders import is_image
 from nearfar.embedder import Embedder
 from nearfar.errors import InputError
 from nearfar.search import NeighborIndex
 from nearfar.text import class_vectors, prompts_of, zero_shot
+from nearfar.training.captions import captions_of, cut_line, require_captions
 
 _LOG = logging.getLogger(__name__)
 

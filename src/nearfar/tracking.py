@@ -23,7 +23,7 @@ from nearfar.data import ImageSet
 from nearfar.errors import InputError
 from nearfar.files import explain_os_errors
 from nearfar.plots import sample_rows
-from nearfar.progress import Silent, Watcher
+from nearfar.training.progress import Silent, Watcher
 
 FOLDER = "tensorboard"
 """Where events go below the run folder, unless said otherwise."""
@@ -46,7 +46,7 @@ def check_installed() -> None:
 
 
 class TensorBoard:
-    """A `nearfar.progress.Watcher` that writes each epoch as it ends, and tells another watcher all that it is told.
+    """A `nearfar.training.progress.Watcher` that writes each epoch as it ends, and tells another watcher all that it is told.
 
     Args:
         folder: what ``tensorboard --logdir`` is given; made where there is none. Epochs that it holds already are not written

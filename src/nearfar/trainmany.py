@@ -15,8 +15,8 @@ from nearfar.cores import cores
 from nearfar.data import ImageSet
 from nearfar.errors import InputError, ProcessLostError
 from nearfar.processes import Say, supervise
-from nearfar.progress import Silent, Watcher
 from nearfar.recipe import Recipe
+from nearfar.training.progress import Silent, Watcher
 
 MOST = 64
 """Processes on one machine, unless it has more cores; a larger number is taken for a slip."""
@@ -97,7 +97,7 @@ def work(arguments: dict[str, Any], say: Say) -> dict[str, Any]:
 
 
 class _Telling:
-    """A `nearfar.progress.Watcher` that tells who started this process all that it is told."""
+    """A `nearfar.training.progress.Watcher` that tells who started this process all that it is told."""
 
     def __init__(self, say: Say) -> None:
         self.say = say

@@ -17,14 +17,14 @@ from nearfar.data.loading import open_source
 from nearfar.errors import InputError
 from nearfar.exporting import export
 from nearfar.files import write_text
-from nearfar.judging import Source
-from nearfar.measuring import evaluate
+from nearfar.measuring.figures import evaluate
+from nearfar.measuring.judging import Source
 from nearfar.opening import Model, classes_of, labels_in, load_index, load_run, open_model, shape_of
-from nearfar.progress import Watcher
 from nearfar.recipe import Recipe, load_recipe
 from nearfar.search import NeighborIndex
 from nearfar.splits import describe, load_for, parse_unseen, present_classes
 from nearfar.spreadsheet import csv_text
+from nearfar.training.progress import Watcher
 from nearfar.trainmany import check_processes, train_in_processes
 
 __all__ = ["embed", "evaluate", "export", "predict", "search", "train"]
@@ -87,7 +87,7 @@ def train(
         begun = earlier.get("start")
         start = begun.get("run") if start is None and isinstance(begun, dict) else start
     if recipe is None and start is not None:
-        from nearfar.trained import recipe_to_continue
+        from nearfar.training.trained import recipe_to_continue
 
         recipe = recipe_to_continue(Path(start))
     elif recipe is None:
@@ -103,10 +103,11 @@ def train(
         shared = {"data": data, "recipe": chosen, "start": start, "out": folder, "seed": seed, "device": device}
         shared |= {"resume": resume, "skip_bad": skip_bad, "tensorboard": tensorboard}
         return train_in_processes(processes, shared, watcher)
-    from nearfar import textsearch, trained
+    from nearfar import textsearch
     from nearfar.distributed import joined
     from nearfar.embedder import Embedder
-    from nearfar.parts import labels_to_know
+    from nearfar.training import trained
+    from nearfar.training.parts import labels_to_know
 
     captions = chosen.sampling.kind == "captions"
     events = None if not tensorboard else folder / tracking.FOLDER if tensorboard is True else Path(tensorboard)

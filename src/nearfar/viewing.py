@@ -13,10 +13,10 @@ from nearfar import plots
 from nearfar.augment import Augment
 from nearfar.errors import InputError
 from nearfar.files import write_bytes, write_text
-from nearfar.judging import Source
-from nearfar.parts import build
+from nearfar.measuring.judging import Source
 from nearfar.recipe import Recipe, load_recipe
 from nearfar.splits import load_for
+from nearfar.training.parts import build
 
 IMAGES, VIEWS = 6, 6
 """In the picture: rows, and views in each."""

@@ -18,8 +18,8 @@ from nearfar.explore.make import make_map
 from nearfar.explore.store import MAP, SPLITS, Map, read_map
 from nearfar.explore.subject import Subject, open_subject
 from nearfar.files import read_json, write_json
-from nearfar.judging import load_run
-from nearfar.progress import Silent
+from nearfar.measuring.judging import load_run
+from nearfar.training.progress import Silent
 
 
 class Notes(Silent):

@@ -162,9 +162,9 @@ def metadata(home: Path) -> Target:
 
 
 def recipes(home: Path) -> Target:
-    from nearfar import parts
     from nearfar.data import load_images
     from nearfar.recipe import RECIPES, load_recipe
+    from nearfar.training import parts
 
     seeds = [path.read_bytes() for path in sorted(RECIPES.glob("*.toml"))]
     few = {channels: shapes(40, size=28, channels=channels).with_texts(["a bar"] * 40) for channels in (1, 3)}

@@ -16,11 +16,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nearfar.checkpoint import load_tensors, save_tensors
 from nearfar.errors import InputError
 from nearfar.losses import CLIPLoss, of_towers
 from nearfar.text import TextTower
 from nearfar.torchvision import make_importable
+from nearfar.training.checkpoint import load_tensors, save_tensors
 
 CAPTIONS = ["a red shirt", "a blue bag", "one pair of boots", "a red shirt"]
 

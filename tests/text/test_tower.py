@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nearfar.checkpoint import load_tensors, save_tensors
 from nearfar.errors import InputError
 from nearfar.files import hash_file
 from nearfar.losses import CLIPLoss, of_towers
 from nearfar.text import TextTower
 from nearfar.text.tokens import PAD
 from nearfar.text.transformer import TextTransformer
+from nearfar.training.checkpoint import load_tensors, save_tensors
 
 WORDS = ("shirt", "boots", "bag", "coat")
 CAPTIONS = [form.format(word) for form in ("a {}", "the {} here", "one more {}") for word in WORDS]

@@ -75,7 +75,7 @@ def find_label_issues(
     """
     from nearfar import show
     from nearfar.labelissues import label_issues
-    from nearfar.progress import ProgressLine
+    from nearfar.training.progress import ProgressLine
 
     result = label_issues(run, data, out=out, folds=folds, device=device, skip_bad=skip_bad, watcher=ProgressLine())
     show_result(result, as_json, show.label_issues)

@@ -33,7 +33,7 @@ def doctor(
     """
     from nearfar.doctor import examine
     from nearfar.doctor.text import report
-    from nearfar.progress import ProgressLine
+    from nearfar.training.progress import ProgressLine
 
     found = examine(run, recipe=recipe, processes=processes, steps=steps, note=ProgressLine().note)
     show_result(found, as_json, report)

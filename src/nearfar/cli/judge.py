@@ -103,8 +103,8 @@ def compare(
         Go on with the interrupted comparison in --out; give the same options.
     """
     from nearfar import compare, show
-    from nearfar.progress import ProgressLine
     from nearfar.recipe import parse_changes
+    from nearfar.training.progress import ProgressLine
 
     progress = ProgressLine()
     result = compare.compare(

@@ -39,7 +39,7 @@ def explore(
     """
     from nearfar.explore.serve import explore as look
     from nearfar.explore.serve import shown
-    from nearfar.progress import ProgressLine
+    from nearfar.training.progress import ProgressLine
 
     result = look(
         run,

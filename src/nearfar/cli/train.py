@@ -62,8 +62,8 @@ def train(
         How many processes of this machine share the work, and its cores; the result is that of one.
     """
     from nearfar import show, verbs
-    from nearfar.progress import ProgressLine
     from nearfar.recipe import parse_changes
+    from nearfar.training.progress import ProgressLine
 
     result = verbs.train(
         data,

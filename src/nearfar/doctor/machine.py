@@ -15,7 +15,7 @@ import nearfar
 import nearfar.data.cache as cache
 from nearfar.cores import cores
 from nearfar.memory import free_bytes
-from nearfar.precision import has_bfloat16
+from nearfar.training.precision import has_bfloat16
 
 EXTRAS = {
     "ann": "usearch",

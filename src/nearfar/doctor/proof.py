@@ -18,9 +18,9 @@ from nearfar.distributed import ALONE, Group
 from nearfar.distributed.launch import launch
 from nearfar.encoders.dropout import Dropout
 from nearfar.errors import InputError
-from nearfar.progress import Mute
 from nearfar.recipe import Recipe
-from nearfar.train import fit
+from nearfar.training.loop import fit
+from nearfar.training.progress import Mute
 
 LIMIT = 1e-5
 """Relative difference of the weights up to which they are the same: that of float32."""
@@ -152,8 +152,8 @@ def untrained(recipe: Recipe) -> torch.Tensor:
 
 
 def _begun(recipe: Recipe) -> nn.Module:
-    from nearfar.parts import begin_encoder
-    from nearfar.seeds import mix
+    from nearfar.training.parts import begin_encoder
+    from nearfar.training.seeds import mix
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(0, 0))
@@ -179,7 +179,7 @@ def _row(name: str, found: torch.Tensor, wanted: torch.Tensor, start: torch.Tens
 
 def _by_piece(recipe: Recipe) -> str:
     """Why pieces of a batch do not give what the whole does, if anything in the net makes it so."""
-    from nearfar.parts import begin_encoder, build_projector
+    from nearfar.training.parts import begin_encoder, build_projector
 
     images = made_up(recipe)
     with torch.random.fork_rng(devices=[]):

@@ -168,7 +168,7 @@ def build_encoder(
         whiten: how far the directions of the embeddings are evened out after training, 0 to 1; needs ``dim``.
         params: the encoder's own arguments, by name.
 
-    The weights are random; those that a recipe asks for are put in by `nearfar.weights.begin`.
+    The weights are random; those that a recipe asks for are put in by `nearfar.training.weights.begin`.
 
     Returns:
         A module from float [B, C, H, W] to [B, dim], float32.

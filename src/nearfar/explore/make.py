@@ -22,7 +22,7 @@ from nearfar.explore.layout import can_tsne, lay_out
 from nearfar.explore.store import MAP, SPLITS, Map, content_hash, read_map, row_marks, write_map
 from nearfar.explore.subject import Subject, open_subject
 from nearfar.labelissues.scores import fit_kernel, judge, similarity_scale
-from nearfar.progress import Silent, Watcher
+from nearfar.training.progress import Silent, Watcher
 
 NEIGHBORS = 20
 """Neighbours that are kept for each point, and judge its label."""

@@ -13,7 +13,7 @@ from typing import Any
 from nearfar.explore.make import make_map
 from nearfar.explore.store import MAP, SPLITS, Map
 from nearfar.explore.subject import open_subject
-from nearfar.progress import Silent, Watcher
+from nearfar.training.progress import Silent, Watcher
 from nearfar.web.sockets import is_loopback, listen, need, run_app
 
 

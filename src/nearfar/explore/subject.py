@@ -21,7 +21,7 @@ from nearfar.calibrate import Calibration
 from nearfar.data import ImageSet
 from nearfar.embedder import Embedder
 from nearfar.errors import InputError
-from nearfar.judging import classes_of, labels_in, load_run
+from nearfar.measuring.judging import classes_of, labels_in, load_run
 from nearfar.search import NeighborIndex
 from nearfar.splits import Splits, load_for
 

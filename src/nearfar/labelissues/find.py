@@ -18,15 +18,15 @@ from nearfar.data import ImageSet, load_any, load_splits
 from nearfar.embedder import Embedder
 from nearfar.errors import InputError
 from nearfar.files import write_text
-from nearfar.judging import Source
 from nearfar.labelissues.copies import Conflict, conflicting_copies
 from nearfar.labelissues.gallery import Card, Shown, render
 from nearfar.labelissues.neighbors import Part, by_folds, by_run
 from nearfar.labelissues.scores import Judged, fit_kernel, judge
+from nearfar.measuring.judging import Source
 from nearfar.opening import shape_of
-from nearfar.progress import Watcher
 from nearfar.splits import load_for
 from nearfar.spreadsheet import csv_text
+from nearfar.training.progress import Watcher
 
 FOLDER, TABLE, GALLERY = "label-issues", "issues.csv", "issues.html"
 NEAREST = 5  # neighbours that are named and shown

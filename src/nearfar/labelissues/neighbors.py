@@ -15,8 +15,8 @@ from nearfar.data import ImageSet
 from nearfar.embedder import Embedder
 from nearfar.errors import InputError
 from nearfar.labelissues.scores import similarity_scale
-from nearfar.progress import Silent, Watcher
 from nearfar.search import NeighborIndex
+from nearfar.training.progress import Silent, Watcher
 
 Ints = npt.NDArray[np.int64]
 Wide = npt.NDArray[np.float64]

@@ -12,7 +12,7 @@ from nearfar.encoders import Encoder
 from nearfar.evaluation.geometry import cosine_sums, directions
 from nearfar.evaluation.verification import draw_pairs, pair_distances
 from nearfar.inference import embed, find_device
-from nearfar.judging import Judged
+from nearfar.measuring.judging import Judged
 from nearfar.search import NeighborIndex
 
 Floats = npt.NDArray[np.float32]

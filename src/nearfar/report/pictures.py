@@ -14,7 +14,7 @@ import numpy as np
 from nearfar import plots
 from nearfar.data import ImageSet
 from nearfar.errors import InputError
-from nearfar.judging import Judged
+from nearfar.measuring.judging import Judged
 from nearfar.plots import Plot
 from nearfar.report.gather import (
     NEIGHBORS_SHOWN,

@@ -10,14 +10,14 @@ from typing import Any
 
 from nearfar import runs
 from nearfar.card import write_card
-from nearfar.certainty import keep_calibration
 from nearfar.data import ImageSet
 from nearfar.encoders.summary import summary
 from nearfar.errors import InputError
 from nearfar.files import explain_os_errors, write_bytes, write_json, write_text
 from nearfar.inference import find_device
-from nearfar.judging import Judged, Source, gallery_or_reason, judge
-from nearfar.measuring import beside_it, figures
+from nearfar.measuring.certainty import keep_calibration
+from nearfar.measuring.figures import beside_it, figures
+from nearfar.measuring.judging import Judged, Source, gallery_or_reason, judge
 from nearfar.report.gather import Answers, answer
 from nearfar.report.page import Content, Mistake, render
 from nearfar.report.pictures import GROUPS, MISTAKES, Album, draw_plots
@@ -36,14 +36,14 @@ def report(
 ) -> dict[str, Any]:
     """Measure a run and leave a report of it in its folder.
 
-    Written are ``metrics.json`` and the model card as `nearfar.measuring.evaluate` writes them; every plot that fits the run
-    in ``plots/``, as PNG and SVG; and ``report.html``, one page of less than 5 MB that loads nothing. Plots of an earlier
-    report that no longer fit are removed, all else in the folder is left as it is. Nothing is written before all is
+    Written are ``metrics.json`` and the model card as `nearfar.measuring.figures.evaluate` writes them; every plot that fits
+    the run in ``plots/``, as PNG and SVG; and ``report.html``, one page of less than 5 MB that loads nothing. Plots of an
+    earlier report that no longer fit are removed, all else in the folder is left as it is. Nothing is written before all is
     computed.
 
     Args:
         run: the run folder.
-        data: name, path or `ImageSet` to judge the run by; None: what it was trained on. See `nearfar.judging.judge`.
+        data: name, path or `ImageSet` to judge the run by; None: what it was trained on. See `nearfar.measuring.judging.judge`.
         baseline: another run folder, or a model of timm, to stand beside; None: none does.
         device: "auto", "cpu" or "cuda".
         skip_bad: leave out images that cannot be read instead of refusing.

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from nearfar.checkpoint import load_tensors, load_weights, save_tensors
 from nearfar.encoders import UnitNorm
 from nearfar.errors import InputError, did_you_mean, reason_of
 from nearfar.files import hash_file, write_text
@@ -22,6 +21,7 @@ from nearfar.text.checks import check_number, check_texts
 from nearfar.text.frozen import Sentences
 from nearfar.text.tokens import LONGEST, Tokenizer
 from nearfar.text.transformer import TextTransformer
+from nearfar.training.checkpoint import load_tensors, load_weights, save_tensors
 
 KINDS = ("transformer", "sentence")
 WEIGHTS, TOKENIZER = "text.safetensors", "tokenizer.json"

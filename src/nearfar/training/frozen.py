@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nearfar.augment import Augment
 from nearfar.encoders import Encoder
 from nearfar.recipe import Recipe
-from nearfar.weights import timm_model
+from nearfar.training.weights import timm_model
 
 
 def still(recipe: Recipe, encoder: nn.Module, augment: Augment) -> nn.Module | None:

@@ -17,15 +17,15 @@ from torch import Tensor
 
 import nearfar as nf
 from nearfar import runs, show, verbs
-from nearfar.checkpoint import load_tensors, save_tensors
 from nearfar.data import ImageSet
 from nearfar.embedder import Embedder
-from nearfar.health import batch_figures, diagnose, embedding_figures, measured_batch, sample, spread, warnings_of
 from nearfar.losses import LOSSES, ContrastiveLoss, Loss, MultiSimilarityLoss, SupConLoss, TripletLoss
 from nearfar.recipe import Recipe, load_recipe, recipe_names
 from nearfar.report import report
 from nearfar.sampling import ClassBatches, Epoch, Pairs
-from nearfar.train import fit
+from nearfar.training.checkpoint import load_tensors, save_tensors
+from nearfar.training.health import batch_figures, diagnose, embedding_figures, measured_batch, sample, spread, warnings_of
+from nearfar.training.loop import fit
 
 RECIPE = Recipe.from_dict(TINY)
 

@@ -15,15 +15,15 @@ import torch
 from torch import nn
 
 import nearfar
-from nearfar.checkpoint import load_tensors, load_weights, save_tensors
 from nearfar.encoders import build_encoder, channels_last
 from nearfar.errors import InputError
 from nearfar.files import hash_file, sweep, write_json
 from nearfar.heads import Head, save_head
-from nearfar.parts import explain_size
 from nearfar.recipe import Recipe
 from nearfar.runs import CHECKPOINT, CONFIG, FORMAT, HEAD, MODEL, TEXT, read_finished, write_history
 from nearfar.text import TextTower
+from nearfar.training.checkpoint import load_tensors, load_weights, save_tensors
+from nearfar.training.parts import explain_size
 
 
 def write_model(

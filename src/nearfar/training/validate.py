@@ -10,19 +10,19 @@ import torch
 from torch import nn
 
 from nearfar.augment import Augment, normalize
-from nearfar.captions import TowersLoss, captions_of
 from nearfar.classify import similarities, winners
 from nearfar.data import ImageSet
 from nearfar.errors import InputError
 from nearfar.evaluation.geometry import alignment, directions, effective_rank, uniformity
 from nearfar.evaluation.towers import rank_towers
-from nearfar.headloss import HeadLoss
 from nearfar.inference import embed
 from nearfar.losses.towers import of_towers
-from nearfar.parts import build
 from nearfar.recipe import Recipe
 from nearfar.sampling import Captions, Pairs, Shuffle
 from nearfar.search import NeighborIndex
+from nearfar.training.captions import TowersLoss, captions_of
+from nearfar.training.headloss import HeadLoss
+from nearfar.training.parts import build
 
 VIEWED = 2048  # images whose views are looked at, at most
 SEED = 0  # the same pairs and batches in every epoch, so that figures of epochs can be compared

@@ -10,7 +10,7 @@ from nearfar.evaluation.bootstrap import bootstrap_intervals
 from nearfar.evaluation.figures import finite
 
 if TYPE_CHECKING:
-    from nearfar.judging import Judged
+    from nearfar.measuring.judging import Judged
 
 
 def add_head_accuracy(tree: dict[str, Any], judged: Judged) -> None:
@@ -30,6 +30,6 @@ def add_head_accuracy(tree: dict[str, Any], judged: Judged) -> None:
 def add_towers(tree: dict[str, Any], judged: Judged) -> None:
     """Put how images and texts find each other beside it, where the run has a text tower."""
     if judged.model.has_text:
-        from nearfar.captionfigures import towers
+        from nearfar.measuring.captions import towers
 
         tree["towers"] = towers(judged.model, judged.queries, judged.z, judged.labels, judged.classes)

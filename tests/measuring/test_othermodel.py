@@ -17,8 +17,8 @@ from nearfar import show, verbs
 from nearfar.encoders.timm_model import import_timm
 from nearfar.evaluation import evaluate_embeddings
 from nearfar.evaluation.baselines import asked_rows
-from nearfar.judging import judge
-from nearfar.othermodel import other_model
+from nearfar.measuring.judging import judge
+from nearfar.measuring.othermodel import other_model
 from nearfar.recipe import Recipe
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from nearfar.optim import Optimizer
 from nearfar.recipe import TrainSection
+from nearfar.training.optim import Optimizer
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that Jordan et al. (2024) iterate
 _ITERATIONS = 3

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nearfar.captions import captions_of
 from nearfar.data import ImageSet
 from nearfar.embedder import Embedder
 from nearfar.evaluation.towers import class_precision, rank_towers
 from nearfar.text import class_vectors, prompts_of, zero_shot
 from nearfar.textsearch import embed_texts
+from nearfar.training.captions import captions_of
 
 _PRECISION_AT = 10
 

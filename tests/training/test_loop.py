@@ -20,12 +20,12 @@ from nearfar.data import ImageSet
 from nearfar.encoders import ENCODERS
 from nearfar.errors import InputError
 from nearfar.losses import LOSSES
-from nearfar.muon import Muon, orthogonal
-from nearfar.optim import learning_rate, update_average
-from nearfar.parts import build_optimizer, check
 from nearfar.recipe import Recipe, TrainSection
-from nearfar.seeds import mix
-from nearfar.train import Fitted, fit
+from nearfar.training.loop import Fitted, fit
+from nearfar.training.muon import Muon, orthogonal
+from nearfar.training.optim import learning_rate, update_average
+from nearfar.training.parts import build_optimizer, check
+from nearfar.training.seeds import mix
 
 RECIPE = Recipe.from_dict(TINY)
 

@@ -1,6 +1,6 @@
 """A run and the images that it is judged by, brought together, with the images behind its gallery.
 
-Knows no figures: `nearfar.measuring` makes them.
+Knows no figures: `nearfar.measuring.figures` makes them.
 """
 
 from __future__ import annotations

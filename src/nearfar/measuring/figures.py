@@ -1,4 +1,4 @@
-"""The figures of a run: it and the images that it is judged by (`nearfar.judging`), measured."""
+"""The figures of a run: it and the images that it is judged by (`nearfar.measuring.judging`), measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nearfar.card import write_card
 from nearfar.data import ImageSet
 from nearfar.errors import InputError
 from nearfar.files import write_json
-from nearfar.judging import (
+from nearfar.measuring.judging import (
     Judged,
     Source,
     embed_asked,
@@ -27,7 +27,7 @@ from nearfar.judging import (
 from nearfar.opening import labels_in
 
 if TYPE_CHECKING:
-    from nearfar.beside import Beside, Other, Side
+    from nearfar.measuring.beside import Beside, Other, Side
 
 
 def evaluate(
@@ -55,12 +55,12 @@ def evaluate(
     Raises:
         InputError: as for `judge`; or the other model cannot be loaded.
     """
-    from nearfar.certainty import keep_calibration
+    from nearfar.measuring.certainty import keep_calibration
 
     other = beside_it(baseline, device)
     folder, config, model, index, asked = open_asked(run, data, device=device, skip_bad=skip_bad)
     if asked.images.labels is None and model.has_text and any(asked.images.texts or ()):
-        from nearfar.captionfigures import captions_alone
+        from nearfar.measuring.captions import captions_alone
 
         tree = captions_alone(model, asked.source, asked.split, asked.images, len(index))
     else:
@@ -80,7 +80,7 @@ def beside_it(baseline: str | None, device: str) -> Other | None:
     """
     if baseline is None:
         return None
-    from nearfar.othermodel import other_model
+    from nearfar.measuring.othermodel import other_model
 
     return baseline, other_model(baseline, device=device)
 
@@ -92,11 +92,11 @@ def figures(judged: Judged, *, other: Other | None = None, skip_bad: bool = Fals
 
     ``left_out`` says why there are no ``leaks`` or no ``baselines``, where there are none.
     """
-    from nearfar.beside import Side
-    from nearfar.certainty import certainty
     from nearfar.evaluation import evaluate_embeddings
-    from nearfar.headfigures import add_head_accuracy, add_towers
-    from nearfar.health import warnings_of
+    from nearfar.measuring.beside import Side
+    from nearfar.measuring.certainty import certainty
+    from nearfar.measuring.heads import add_head_accuracy, add_towers
+    from nearfar.training.health import warnings_of
 
     recipe, model = judged.model.recipe_, judged.model
     held = threshold_rows(judged)
@@ -180,8 +180,8 @@ def _index_is(judged: Judged) -> str:
 
 def _among_all(apart: Side, seen: Side, beside: Beside, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Figures of images of unseen classes, searched among one another and the gallery of the seen classes together."""
-    from nearfar.beside import Side
     from nearfar.evaluation.figures import finite, search_figures
+    from nearfar.measuring.beside import Side
     from nearfar.search.vectors import unit_rows
 
     images = (*apart.images, *seen.images) if seen.images else ()
@@ -215,8 +215,8 @@ def _among_all(apart: Side, seen: Side, beside: Beside, settings: Mapping[str, A
 
 
 def _beside(judged: Judged, gallery: ImageSet | InputError, other: Other | None, *, skip_bad: bool) -> Beside:
-    from nearfar.beside import Beside
     from nearfar.evaluation.baselines import Terms
+    from nearfar.measuring.beside import Beside
 
     settings, splits, held = judged.model.recipe_.evaluate, judged.splits, None
     if splits is not None and splits.validation is not None and judged.split != "validation":

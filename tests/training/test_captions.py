@@ -15,16 +15,16 @@ import torch
 from samples import CLIP, SQUARES, TINY, shapes, squares
 from torch import Tensor
 
-from nearfar import captions as captions_module
-from nearfar.captions import TowersLoss, captions_of, require_captions
 from nearfar.data import ImageSet
 from nearfar.errors import InputError
 from nearfar.losses import LOSSES, CLIPLoss, of_towers
-from nearfar.parts import build_sampler, check, training_targets
 from nearfar.recipe import Recipe
 from nearfar.sampling import Captions, Shuffle
 from nearfar.text import TextTower, class_vectors
-from nearfar.train import Fitted, fit
+from nearfar.training import captions as captions_module
+from nearfar.training.captions import TowersLoss, captions_of, require_captions
+from nearfar.training.loop import Fitted, fit
+from nearfar.training.parts import build_sampler, check, training_targets
 
 RECIPE = Recipe.from_dict(CLIP)
 

@@ -22,21 +22,24 @@ from torch import Tensor, nn
 import nearfar
 from nearfar import distributed
 from nearfar.augment import Augment, normalize
-from nearfar.captions import TowersLoss
-from nearfar.checkpoint import load_checkpoint, save_checkpoint
 from nearfar.data import ImageSet
 from nearfar.errors import InputError
-from nearfar.forecast import memory_line
-from nearfar.frozen import learned_weights, rest_of, still
-from nearfar.headloss import HeadLoss
 from nearfar.heads import Head
-from nearfar.health import batch_figures, diagnose, embedding_figures, measured_batch, sample
 from nearfar.inference import embed, fit_whitening
 from nearfar.interrupts import deferred_interrupts
 from nearfar.losses import Loss
 from nearfar.memory import keep_freed_memory
-from nearfar.optim import learning_rate, update_average
-from nearfar.parts import (
+from nearfar.recipe import Recipe
+from nearfar.sampling import Batch
+from nearfar.text import TextTower
+from nearfar.training.captions import TowersLoss
+from nearfar.training.checkpoint import load_checkpoint, save_checkpoint
+from nearfar.training.forecast import memory_line
+from nearfar.training.frozen import learned_weights, rest_of, still
+from nearfar.training.headloss import HeadLoss
+from nearfar.training.health import batch_figures, diagnose, embedding_figures, measured_batch, sample
+from nearfar.training.optim import learning_rate, update_average
+from nearfar.training.parts import (
     begin_encoder,
     build,
     build_loss,
@@ -47,15 +50,12 @@ from nearfar.parts import (
     learns_nothing,
     training_targets,
 )
-from nearfar.precision import choose_precision
-from nearfar.progress import Mute, Silent, Speed, Watcher
-from nearfar.recipe import Recipe
-from nearfar.sampling import Batch
-from nearfar.seeds import mix
-from nearfar.step import Step
-from nearfar.text import TextTower
-from nearfar.validate import validation_figures
-from nearfar.weights import advice
+from nearfar.training.precision import choose_precision
+from nearfar.training.progress import Mute, Silent, Speed, Watcher
+from nearfar.training.seeds import mix
+from nearfar.training.step import Step
+from nearfar.training.validate import validation_figures
+from nearfar.training.weights import advice
 
 
 @dataclass

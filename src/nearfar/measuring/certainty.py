@@ -22,7 +22,7 @@ from nearfar.answers import (
 from nearfar.calibrate import PRECISION, expected_calibration_error
 from nearfar.evaluation.figures import finite
 from nearfar.evaluation.openset import open_set_figures
-from nearfar.judging import Judged
+from nearfar.measuring.judging import Judged
 
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int64]

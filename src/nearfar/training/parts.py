@@ -13,9 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from nearfar import weights
 from nearfar.augment import Augment, normalize
-from nearfar.captions import Captions, TowersLoss, build_tower, captions_of
 from nearfar.data import ImageSet
 from nearfar.distributed.group import current
 from nearfar.distributed.part import check_shares
@@ -23,13 +21,15 @@ from nearfar.encoders import UnitNorm, build_encoder, channels_last
 from nearfar.encoders.norm import unshared
 from nearfar.encoders.projector import projector
 from nearfar.errors import InputError, did_you_mean, reason_of
-from nearfar.headloss import HeadLoss
 from nearfar.losses import LOSSES, Loss
-from nearfar.muon import Muon
-from nearfar.optim import Optimizer
 from nearfar.recipe import Recipe, TrainSection
 from nearfar.sampling import Captions as CaptionBatches
 from nearfar.sampling import ClassBatches, Pairs, Sampler, Shuffle, Views, subset_stratified
+from nearfar.training import weights
+from nearfar.training.captions import Captions, TowersLoss, build_tower, captions_of
+from nearfar.training.headloss import HeadLoss
+from nearfar.training.muon import Muon
+from nearfar.training.optim import Optimizer
 
 Made = TypeVar("Made")
 Codes = npt.NDArray[np.int64]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from samples import TINY, shapes
 
-import nearfar.precision as precision
+import nearfar.training.precision as precision
 from nearfar.encoders import build_encoder
-from nearfar.precision import choose_precision, step_seconds
-from nearfar.progress import Silent
 from nearfar.recipe import Recipe
-from nearfar.train import fit
+from nearfar.training.loop import fit
+from nearfar.training.precision import choose_precision, step_seconds
+from nearfar.training.progress import Silent
 
 IMAGES = torch.randn(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))
 

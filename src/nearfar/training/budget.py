@@ -8,7 +8,7 @@ from typing import Any
 
 from nearfar.data import ImageSet
 from nearfar.recipe import Recipe
-from nearfar.train import fit
+from nearfar.training.loop import fit
 
 ENDLESS = 10**9  # epochs of the training that is measured, which never ends by itself
 
@@ -18,7 +18,7 @@ class Enough(Exception):
 
 
 class Stopwatch:
-    """A `nearfar.progress.Watcher` that notes how far training has come, and breaks it off after ``limit`` seconds."""
+    """A `nearfar.training.progress.Watcher` that notes how far training has come, and breaks it off after ``limit`` seconds."""
 
     def __init__(self, limit: float) -> None:
         self.limit = limit

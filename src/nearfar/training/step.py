@@ -10,12 +10,12 @@ from nearfar import distributed
 from nearfar.augment import Augment, Draws, normalize
 from nearfar.data import ImageSet
 from nearfar.encoders.shared import Shared, embedding
-from nearfar.frozen import rest
 from nearfar.gradcache import cached_step
 from nearfar.losses import Loss
 from nearfar.recipe import Recipe
 from nearfar.sampling import Batch
-from nearfar.seeds import mix, reseed
+from nearfar.training.frozen import rest
+from nearfar.training.seeds import mix, reseed
 
 Look = tuple[Tensor, Shared | None]
 """Images that pass through the encoder at once, and of which batch they are a piece where they are not all of it."""
