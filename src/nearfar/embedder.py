@@ -350,7 +350,6 @@ class Embedder(Params):
             InputError: there is no model yet, the extra ``hub`` is missing, or the hub refuses or cannot be reached.
         """
         from nearfar import hub
-        from nearfar.card import write_card
 
         with tempfile.TemporaryDirectory() as folder:
             run = self.save(Path(folder) / "run")

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nearfar.encoders.shared import Shared, current
 
 _REGISTER, _MANY = 16, 48
-"""Channels in whose multiples PyTorch's kernels are fast, the float32 of a 512-bit register; from how many on they all are."""
+"""In multiples of how many channels PyTorch's kernels are fast, a 512-bit register; from how many on little is gained."""
 
 _Total = Callable[[Tensor], Tensor]
 
@@ -136,8 +136,9 @@ def _fold(x: Tensor) -> int:
     if x.ndim != 4:
         return fold
     innermost = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    if x.device.type == "cpu" and innermost and x.shape[1] < _MANY and x.shape[1] % _REGISTER:
-        while (x.shape[1] * fold < 2 * _REGISTER or x.shape[1] * fold % _REGISTER) and x.shape[3] % (2 * fold) == 0:
+    channels, width = x.shape[1], x.shape[3]
+    if x.device.type == "cpu" and innermost and channels < _MANY and channels % _REGISTER:
+        while (channels * fold < 2 * _REGISTER or channels * fold % _REGISTER) and width % (2 * fold) == 0:
             fold *= 2
     return fold
 
