@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/mnist
-# The list is whole, so nothing is to be resolved; and what is never imported need not be compiled.
+# The list is whole, so nothing is to be resolved, and two can work it off; and what is never imported need not be compiled.
 QUICKLY := --quiet --disable-pip-version-check --no-deps --no-compile
 
 .PHONY: setup demo test test-slow bench bench-losses bench-search bench-speed bench-serve lint reproduce clean
@@ -13,7 +13,7 @@ setup: .venv/.ready
 	@$(PYTHON) -c 'import sys; sys.exit("nearfar needs Python 3.11 or later, found " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing the pinned environment into .venv ..."
-	@$(BIN)/python -m pip install $(QUICKLY) --requirement requirements-dev.txt 2>.venv/install.log \
+	@sed 's/#.*//' requirements-dev.txt | xargs -P 2 -n 40 $(BIN)/python -m pip install $(QUICKLY) 2>.venv/install.log \
 		|| { cat .venv/install.log >&2; exit 1; }
 	@$(BIN)/python -m pip install $(QUICKLY) --no-build-isolation --editable . 2>>.venv/install.log \
 		|| { cat .venv/install.log >&2; exit 1; }
@@ -31,10 +31,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --num-workers 2
 
-# One thread a process, so that parallel tests do not fight for the cores; a file stays with one process, which makes its runs once.
+# One thread a process, so that parallel tests do not fight for the cores; a file stays with one process, which makes its runs once,
+# and files come in the order of tests/conftest.py, slow ones first.
 test: lint
 	$(BIN)/nearfar data fetch mnist
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/nearfar data fetch mnist

@@ -17,6 +17,36 @@ from nearfar.data import ImageSet
 
 torch.set_num_threads(1)
 
+SLOW = (
+    "test_cli.py",
+    "serve/test_process.py",
+    "test_report.py",
+    "training/test_health.py",
+    "plots/test_plot_kinds.py",
+    "search/test_backends.py",
+    "export/test_onnx.py",
+    "explore/test_explore_page.py",
+    "losses/test_losses.py",
+    "serve/page/test_strokes.py",
+    "serve/test_fuzz.py",
+    "search/test_milvus.py",
+    "search/test_engine_files.py",
+    "serve/page/test_questions.py",
+    "serve/page/test_teaching.py",
+    "test_distributed.py",
+    "test_answers.py",
+    "training/test_loop.py",
+    "test_heads.py",
+)
+"""Files that take longest, the longest first: begun last, one of them would leave the other processes idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first; tests within a file, and all other files, stay in their order."""
+    home = Path(__file__).parent
+    places = {home / name: place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: places.get(item.path, len(SLOW)))
+
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:

@@ -66,6 +66,7 @@ CASES = [
     Case("barlow-twins", loops.barlow),
     Case("cross-entropy", loops.cross_entropy, {"label_smoothing": 0.1}),
     Case("norm-softmax", loops.norm_softmax),
+    Case("norm-softmax", loops.norm_softmax, {"label_smoothing": 0.1}),
     Case("cosface", loops.cosface, {"scale": 8.0}),
     Case("arcface", loops.arcface, {"scale": 8.0}),
     Case("sub-center-arcface", loops.arcface, {"scale": 8.0}),

@@ -285,11 +285,14 @@ def barlow(loss: Any, z: Tensor, y: Tensor, k: Tensor, ky: Tensor, own: Own) -> 
 
 
 def cross_entropy(loss: Any, z: Tensor, y: Tensor, k: Tensor, ky: Tensor, own: Own) -> Tensor:
-    classes, e = z.shape[1], loss.label_smoothing
+    return smoothed(list(z), y, loss.label_smoothing)
+
+
+def smoothed(scores: Any, y: Tensor, e: float) -> Tensor:
     terms = []
-    for i in range(len(z)):
-        logs = [z[i, c] - log_sum(list(z[i])) for c in range(classes)]
-        terms.append(-(1 - e) * logs[int(y[i])] - e * mean(logs))
+    for row, label in zip(scores, y, strict=True):
+        logs = [score - log_sum(list(row)) for score in row]
+        terms.append(-(1 - e) * logs[int(label)] - e * mean(logs))
     return mean(terms)
 
 
@@ -304,7 +307,7 @@ def softmax_of(scores: list[list[Tensor]], y: Tensor) -> Tensor:
 
 
 def norm_softmax(loss: Any, z: Tensor, y: Tensor, k: Tensor, ky: Tensor, own: Own) -> Tensor:
-    return softmax_of([[one[0] / loss.temperature for one in row] for row in class_cosines(loss, z)], y)
+    return smoothed([[one[0] / loss.temperature for one in row] for row in class_cosines(loss, z)], y, loss.label_smoothing)
 
 
 def cosface(loss: Any, z: Tensor, y: Tensor, k: Tensor, ky: Tensor, own: Own) -> Tensor:

@@ -32,11 +32,16 @@ class CrossEntropyLoss(RowLoss):
 
     def __init__(self, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
-        self.label_smoothing = number("label_smoothing", label_smoothing, low=0.0, high=0.999, usual="0 to 0.2 is usual")
+        self.label_smoothing = _smoothing(label_smoothing)
 
     def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         check_classes(batch.labels, batch.z.shape[1], f"z has {batch.z.shape[1]} columns, one a class")
         return _cross_entropy(batch.z, batch.labels, label_smoothing=self.label_smoothing)
+
+
+def _smoothing(value: float) -> float:
+    """Check a ``label_smoothing``."""
+    return number("label_smoothing", value, low=0.0, high=0.999, usual="0 to 0.2 is usual")
 
 
 def _cross_entropy(scores: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -80,14 +85,16 @@ class NormSoftmaxLoss(ProxyLoss):
         classes: number of classes.
         dim: width of the embedding.
         temperature: divides the cosines.
+        label_smoothing: the part of the target that is spread evenly over all classes (Szegedy et al. 2016).
     """
 
-    def __init__(self, *, classes: int, dim: int, temperature: float = 0.05) -> None:
+    def __init__(self, *, classes: int, dim: int, temperature: float = 0.05, label_smoothing: float = 0.0) -> None:
         super().__init__(classes, dim)
         self.temperature = temperature_of(temperature)
+        self.label_smoothing = _smoothing(label_smoothing)
 
     def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return _cross_entropy(self._cosines(batch) / self.temperature, batch.labels)
+        return _cross_entropy(self._cosines(batch) / self.temperature, batch.labels, label_smoothing=self.label_smoothing)
 
 
 class CosFaceLoss(ProxyLoss):
