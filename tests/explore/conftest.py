@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from explore.pages import ARGUMENTS
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 from samples import TINY, shapes
 
 from nearfar import verbs
@@ -61,3 +63,11 @@ def opened(trained: Path) -> tuple[Subject, Map]:
     made = make_map(subject)
     assert np.isfinite(made.xy).all()
     return subject, made
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path="/usr/bin/chromium", headless=True, args=ARGUMENTS)
+        yield browser
+        browser.close()

@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import re
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import uvicorn
 from explore.conftest import CLASSES
+from explore.pages import PATIENCE, loaded, served
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from nearfar.explore.app import make_app
 from nearfar.explore.store import Map
 from nearfar.explore.subject import Subject
-
-ARGUMENTS = [
-    *("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
-PATIENCE = 60_000  # milliseconds, on a machine that is busy with other things
 
 
 @pytest.fixture(scope="module")
 def address(opened: tuple[Subject, Map]) -> Iterator[str]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    app = make_app(*opened)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"http://127.0.0.1:{port}/"
-    server.should_exit = True
-    thread.join()
-    listener.close()
+    with served(*opened) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -49,33 +31,6 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     context = browser.new_context(viewport={"width": 1200, "height": 800})
     yield context
     context.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path="/usr/bin/chromium", headless=True, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@contextlib.contextmanager
-def loaded(context: BrowserContext, address: str) -> Iterator[Page]:
-    """The page, drawn; at the end it must not have complained, nor asked another host for anything."""
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    faults: list[str] = []
-    page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("dialog", lambda dialog: faults.append(f"dialog {dialog.message}"))
-    page.on(
-        "request", lambda request: None if request.url.startswith((address, "blob:", "data:")) else faults.append(request.url)
-    )
-    page.goto(address)
-    page.wait_for_selector("#map[data-ready]")
-    yield page
-    page.close()
-    assert [one for one in faults if "GPU stall" not in one and "status of 422" not in one] == []
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ def make_app(subject: Subject, made: Map, *, host: str = "127.0.0.1", plotly: Pa
             "splits": SPLITS,
             "columns": offsets,
             "neighbors": deepest,
-            "votes": subject.gallery.k,
+            "votes": 0 if subject.voters is None else subject.voters[0].k,
             "image": {"channels": subject.model.channels_, "size": list(subject.model.size_)},
             "limits": {"body_bytes": guard.BODY_BYTES, "pixels": PIXELS},
             "notes": subject.notes,
@@ -130,16 +130,16 @@ def make_app(subject: Subject, made: Map, *, host: str = "127.0.0.1", plotly: Pa
         with alone:  # one image at a time: PyTorch computes with all cores as it is
             pixels = _decoded(content, subject)
             z = np.asarray(subject.model.transform(ImageSet(pixels[None])), dtype=np.float32)
-            said = answer(subject.gallery, z, subject.calibration)
+            said = None if subject.voters is None else answer(subject.voters[0], z, subject.voters[1])
             wanted = min(max(k, _PLACED_BY), len(subject.index))
             scores, rows = subject.index.search_rows(z, wanted)
         near = slice(0, min(_PLACED_BY, wanted))
-        at = place(made.xy[rows[:, near]], similarities(scores[:, near], subject.gallery.metric))[0]
-        voted = made.classes[said.labels[0]]
+        at = place(made.xy[rows[:, near]], similarities(scores[:, near], made.metric))[0]
+        voted = None if said is None else made.classes[said.labels[0]]
         return {
-            "label": voted if said.known[0] else UNKNOWN,
+            "label": voted if said is None or said.known[0] else UNKNOWN,
             "voted": voted,
-            "probability": round(float(said.probability[0]), 6),
+            "probability": None if said is None else round(float(said.probability[0]), 6),
             "position": [float(at[0]), float(at[1])],
             "neighbors": _listed(made, rows[0, :k], scores[0, :k]),
         }
@@ -177,7 +177,7 @@ def _columns(made: Map) -> list[tuple[str, np.ndarray]]:
 
 def _listed(made: Map, rows: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
     return [
-        {"id": row, "name": made.names[row], "label": made.classes[made.labels[row]], "score": round(score, 6)}
+        {"id": row, "name": made.names[row], "label": made.class_of(made.labels[row]), "score": round(score, 6)}
         for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
     ]
 

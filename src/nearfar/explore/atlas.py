@@ -29,9 +29,10 @@ _PATIENCE = 5.0  # seconds that the program is given to end
 def write(subject: Subject, made: Map, folder: Path) -> Path:
     """Write ``atlas.parquet`` into a folder.
 
-    Columns: ``name``, ``split``, ``label``, ``prediction``, ``right``, ``probability``, ``suspicion``, ``x``, ``y``, ``text``
-    (all of it in a line), ``image`` (a struct of ``bytes``, a PNG or null, and ``path``) and ``neighbors`` (a struct of
-    ``ids``, numbers of rows, and ``distances``: 1 - cosine, minus the dot product, or Euclidean).
+    Columns: ``name``, ``split``, ``label``, ``prediction`` and ``right`` (null where there is none), ``probability``,
+    ``suspicion``, ``x``, ``y``, ``text`` (all of it in a line), ``image`` (a struct of ``bytes``, a PNG or null, and ``path``)
+    and ``neighbors`` (a struct of ``ids``, numbers of rows, and ``distances``: 1 - cosine, minus the dot product, or the
+    Euclidean one).
 
     Raises:
         InputError: the folder cannot be written to.
@@ -83,7 +84,8 @@ def _table(subject: Subject, made: Map, rows: range) -> Any:
 
     part = slice(rows.start, rows.stop)
     names = made.names[part]
-    label, prediction = ([made.classes[number] for number in one[part].tolist()] for one in (made.labels, made.predictions))
+    label, prediction = ([made.class_of(number) for number in one[part].tolist()] for one in (made.labels, made.predictions))
+    told = (made.labels[part] >= 0) & (made.predictions[part] >= 0)
     splits = [SPLITS[number] for number in made.splits[part].tolist()]
     distances = _distances(made.scores[part], made.metric)
     struct = pa.StructArray.from_arrays
@@ -93,14 +95,17 @@ def _table(subject: Subject, made: Map, rows: range) -> Any:
         {
             "name": names,
             "split": splits,
-            "label": label,
-            "prediction": prediction,
-            "right": pa.array(made.labels[part] == made.predictions[part]),
+            "label": pa.array(label, pa.string()),
+            "prediction": pa.array(prediction, pa.string()),
+            "right": pa.array(~made.wrong[part], mask=~told),
             "probability": made.probability[part],
             "suspicion": made.suspicion[part],
             "x": made.xy[part, 0],
             "y": made.xy[part, 1],
-            "text": [f"{one}, {where}, labelled {is_}" for one, where, is_ in zip(names, splits, label, strict=True)],
+            "text": [
+                f"{one}, {where}" if is_ is None else f"{one}, {where}, labelled {is_}"
+                for one, where, is_ in zip(names, splits, label, strict=True)
+            ],
             "image": struct(
                 [pa.array([subject.picture(row) for row in rows], pa.binary()), pa.array([f"{row}.png" for row in rows])],
                 ["bytes", "path"],

@@ -39,7 +39,7 @@ def make_map(run: str | Path | Subject, *, device: str = "auto", skip_bad: bool 
 
     The points are the images of the index and those that the run is judged by. For a prediction, a point of the index has the
     leave-one-out vote of its k nearest, and another what `nearfar.answers` says. The suspicion is one less the score of
-    `nearfar.labelissues`, by the 20 nearest in the index.
+    `nearfar.labelissues`, by the 20 nearest in the index. Images without a label have no say in either.
 
     Args:
         run: the run folder, or one that is open.
@@ -67,15 +67,16 @@ def make_map(run: str | Path | Subject, *, device: str = "auto", skip_bad: bool 
 
 def binding(subject: Subject) -> dict[str, Any]:
     """What a map holds for: the model, all of the index, the other images, how they vote, and the calibration."""
-    gallery = subject.gallery
+    settings, voters = subject.model.recipe_.evaluate, subject.voters
+    numbers = None if voters is None else json.dumps(voters[1].to_dict()).encode()
     return {
         "model": subject.index.model_hash,
         "content": content_hash(subject.index),
         "images": {part.split: part.images.fingerprint() for part in subject.parts},
-        "k": gallery.k,
-        "vote": gallery.vote,
-        "metric": gallery.metric,
-        "calibration": hashlib.sha256(json.dumps(subject.calibration.to_dict()).encode()).hexdigest(),
+        "k": 0 if voters is None else voters[0].k,
+        "vote": settings.vote,
+        "metric": settings.metric,
+        "calibration": None if numbers is None else hashlib.sha256(numbers).hexdigest(),
     }
 
 
@@ -94,33 +95,25 @@ def _positions(
         return earlier.xy, earlier.method
     if not can_tsne():
         watcher.note("the map is a plain PCA; pip install 'nearfar[project]' gives a t-SNE, which parts the classes better")
-    return lay_out(z, subject.gallery.metric, seed=subject.config["seed"], threads=cores(), note=watcher.note)
+    return lay_out(z, subject.index.metric, seed=subject.config["seed"], threads=cores(), note=watcher.note)
 
 
 def _make(subject: Subject, bound_to: dict[str, Any], earlier: Map | None, watcher: Watcher) -> Map:
-    index, gallery, parts = subject.index, subject.gallery, subject.parts
-    count, vectors = len(index), np.asarray(index.vectors)
+    index, parts = subject.index, subject.parts
+    vectors = np.asarray(index.vectors)
     others = [np.asarray(subject.model.transform(part.images), dtype=np.float32) for part in parts]
-    labels = np.concatenate([gallery.labels, *(part.labels for part in parts)])
+    labels = np.concatenate([subject.labels, *(part.labels for part in parts)])
     rest = np.concatenate(others) if others else np.empty((0, vectors.shape[1]), np.float32)
-    watcher.note(f"neighbours and votes of {len(labels):,} images")
-    k = min(NEIGHBORS, count - 1)
-    scores, rows = index.search_rows(vectors, k, exclude=index.ids)
-    predictions, probability = _left_out(subject, scores, rows)
-    if len(rest):
-        found = index.search_rows(rest, k)
-        scores, rows = np.concatenate([scores, found[0]]), np.concatenate([rows, found[1]])
-        said = answer(gallery, rest, subject.calibration)
-        predictions = np.concatenate([predictions, said.labels])
-        probability = np.concatenate([probability, said.probability])
-    suspicion = _suspicion(subject, similarities(scores, gallery.metric), rows, labels)
+    watcher.note(f"neighbours{'' if subject.voters is None else ' and votes'} of {len(labels):,} images")
+    near = _near(subject, rest, NEIGHBORS)
+    predictions, probability, suspicion = _opinions(subject, rest, near, labels)
     xy, method = _positions(np.concatenate([vectors, rest]), subject, bound_to, earlier, watcher)
-    later = np.where(index.ids < gallery.trained, SPLITS.index("gallery"), SPLITS.index("added"))
+    later = np.where(index.ids < subject.trained, SPLITS.index("gallery"), SPLITS.index("added"))
     apart = [np.full(len(part.images), SPLITS.index(part.split)) for part in parts]
     return Map(
         bound_to=bound_to,
         method=method,
-        metric=gallery.metric,
+        metric=index.metric,
         classes=subject.classes,
         source=str(subject.config["data"].get("source") or ""),
         names=list(subject.names()),
@@ -132,29 +125,64 @@ def _make(subject: Subject, bound_to: dict[str, Any], earlier: Map | None, watch
         xy=xy,
         ids=np.concatenate([index.ids, np.full(len(rest), -1)]),
         marks=np.concatenate([row_marks(index.ids, vectors), np.zeros(len(rest), np.uint64)]),
-        neighbors=rows.astype(np.int32),
-        scores=scores,
+        neighbors=near[1].astype(np.int32),
+        scores=near[0],
     )
 
 
-def _left_out(subject: Subject, scores: Floats, rows: Ints) -> tuple[Ints, Wide]:
-    """The vote of the nearest k of each row of the index, itself not among them, and the probability that it is right."""
-    gallery = subject.gallery
-    k = min(gallery.k, len(subject.index) - 1)
-    if k > rows.shape[1]:
-        scores, rows = subject.index.search_rows(np.asarray(subject.index.vectors), k, exclude=subject.index.ids)
-    codes, similar = gallery.labels[rows[:, :k]], similarities(scores[:, :k], gallery.metric)
-    voted = winners(codes, similar, gallery.vote)
-    return voted, label_probability(codes, similar, voted, subject.calibration)
+def _near(subject: Subject, rest: Floats, k: int, only: Ints | None = None) -> tuple[Floats, Ints]:
+    """Scores and row numbers of the nearest k in the index, of rows of the index, themselves left out, and of ``rest`` [n, D].
+
+    Args:
+        subject: whose index is searched.
+        rest: other vectors.
+        k: how many at most.
+        only: classes of the rows that are looked for; None: all rows.
+    """
+    index = subject.index
+    there = len(index) if only is None else int((subject.labels >= 0).sum())
+    k = min(k, there - 1)
+    own = index.search_rows(np.asarray(index.vectors), k, exclude=index.ids, labels=only)
+    other = index.search_rows(rest, k, labels=only) if len(rest) else (own[0][:0], own[1][:0])
+    return np.concatenate([own[0], other[0]]), np.concatenate([own[1], other[1]])
+
+
+def _opinions(subject: Subject, rest: Floats, near: tuple[Floats, Ints], labels: Ints) -> tuple[Ints, Wide, Wide]:
+    """What those with a label say of every point [N]: a class, the probability that it is right, and how suspicious its own is.
+
+    The class is -1 where nobody has a say, and what has no label is not suspicious.
+    """
+    predictions, probability, suspicion = np.full(len(labels), -1), np.zeros(len(labels)), np.zeros(len(labels))
+    if subject.voters is None:
+        return predictions, probability, suspicion
+    gallery, calibration = subject.voters
+    count, only = len(subject.index), None
+    if (subject.labels < 0).any():
+        only = np.unique(subject.labels[subject.labels >= 0])
+        near = _near(subject, rest, NEIGHBORS, only)
+    scores, rows = near
+    wanted = scores[:count], rows[:count]
+    if gallery.k > rows.shape[1]:
+        wanted = _near(subject, rest[:0], gallery.k, only)
+    codes, similar = gallery.labels[wanted[1][:, : gallery.k]], similarities(wanted[0][:, : gallery.k], gallery.metric)
+    predictions[:count] = winners(codes, similar, gallery.vote)
+    probability[:count] = label_probability(codes, similar, predictions[:count], calibration)
+    if len(rest):
+        said = answer(gallery, rest, calibration)
+        predictions[count:], probability[count:] = said.labels, said.probability
+    own = np.flatnonzero(labels >= 0)
+    suspicion[own] = _suspicion(subject, similarities(scores[own], gallery.metric), rows[own], labels[own])
+    return predictions, probability, suspicion
 
 
 def _suspicion(subject: Subject, similar: Wide, rows: Ints, labels: Ints) -> Wide:
-    """How strongly the neighbours in the index contradict each label, from 0 to 1."""
-    gallery, count = subject.gallery, len(subject.index)
+    """How strongly the neighbours in the index contradict each label, from 0 to 1; first come those that are rows of it."""
+    inside = subject.labels[subject.labels >= 0]
     vectors, classes = np.asarray(subject.index.vectors), len(subject.classes)
-    a, b = (vectors[side].astype(np.float64) for side in np.random.default_rng(0).integers(0, count, (2, _PAIRS)))
-    apart = np.linalg.norm(a - b, axis=1) if gallery.metric == "euclidean" else (a * b).sum(axis=1)
-    scale = similarity_scale(similarities(apart, gallery.metric))
-    codes = gallery.labels[rows]
-    kernel = fit_kernel(codes[:count], similar[:count], gallery.labels, classes, scale)
+    a, b = (vectors[side].astype(np.float64) for side in np.random.default_rng(0).integers(0, len(vectors), (2, _PAIRS)))
+    metric = subject.index.metric
+    apart = np.linalg.norm(a - b, axis=1) if metric == "euclidean" else (a * b).sum(axis=1)
+    scale = similarity_scale(similarities(apart, metric))
+    codes = subject.labels[rows]
+    kernel = fit_kernel(codes[: len(inside)], similar[: len(inside)], inside, classes, scale)
     return 1.0 - judge(codes, kernel.weights(similar), np.full(len(rows), kernel.floor), labels, classes).score

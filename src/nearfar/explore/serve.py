@@ -41,8 +41,8 @@ def explore(
         watcher: is told how far it is, and the address.
 
     Returns:
-        ``run``, ``map`` (its file), ``method``, ``points``, ``splits`` (how many of each), ``wrong`` (how many predictions are)
-        and, with ``atlas``, the file for it.
+        ``run``, ``map`` (its file), ``method``, ``points``, ``splits`` (how many of each), ``wrong`` (how many predictions
+        are; None where no image has a label) and, with ``atlas``, the file for it.
 
     Raises:
         InputError: the run cannot be used, its map is damaged, the port is in use, or plotly, FastAPI or uvicorn is missing.
@@ -86,15 +86,14 @@ def _summary(run: Path, made: Map) -> dict[str, Any]:
         "method": made.method,
         "points": len(made),
         "splits": {name: count for name, count in counts.items() if count},
-        "wrong": int((made.labels != made.predictions).sum()),
+        "wrong": int(made.wrong.sum()) if (made.predictions >= 0).any() else None,
     }
 
 
 def shown(result: Mapping[str, Any]) -> str:
     """What `explore` returned, as text for people."""
     splits = ", ".join(f"{count:,} {name}" for name, count in result["splits"].items())
-    lines = [
-        f"{result['method']} of {result['points']:,} images ({splits}): {result['map']}",
-        f"{result['wrong']:,} of them are of another class than their neighbours say",
-    ]
+    lines = [f"{result['method']} of {result['points']:,} images ({splits}): {result['map']}"]
+    if result["wrong"] is not None:
+        lines.append(f"{result['wrong']:,} of them are of another class than their neighbours say")
     return "\n".join([*lines, *([f"for embedding-atlas: {result['atlas']}"] if "atlas" in result else [])])

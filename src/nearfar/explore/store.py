@@ -45,10 +45,10 @@ class Map:
     source: str  # what the images are
     names: list[str]  # [N]
     splits: npt.NDArray[np.int8]  # [N], numbers of `SPLITS`
-    labels: npt.NDArray[np.int32]  # [N], numbers of ``classes``
-    predictions: npt.NDArray[np.int32]  # [N], numbers of ``classes``
-    probability: Floats  # [N], that the prediction is right
-    suspicion: Floats  # [N], from 0 to 1, the neighbours surely contradict the label
+    labels: npt.NDArray[np.int32]  # [N], numbers of ``classes``; -1: none
+    predictions: npt.NDArray[np.int32]  # [N], numbers of ``classes``; -1 for all where no image of the index has a label
+    probability: Floats  # [N], that the prediction is right; 0 where there is none
+    suspicion: Floats  # [N], from 0 to 1, the neighbours surely contradict the label; 0 where there is none
     xy: Floats  # [N, 2], from 0 to 1, y upwards
     ids: Ints  # [N], those of the index; -1 for the others
     marks: npt.NDArray[np.uint64]  # [N], see `row_marks`; 0 for the others
@@ -62,6 +62,15 @@ class Map:
     def gallery(self) -> int:
         """M, how many of the points are rows of the index."""
         return int((self.ids >= 0).sum())
+
+    @property
+    def wrong(self) -> npt.NDArray[np.bool_]:
+        """Which points have a label that is not what was predicted [N]."""
+        return (self.labels >= 0) & (self.predictions >= 0) & (self.labels != self.predictions)
+
+    def class_of(self, number: int) -> str | None:
+        """The name of a class; None for -1."""
+        return None if number < 0 else self.classes[number]
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +157,7 @@ def read_map(folder: Path) -> Map | None:
         and (made.ids[:gallery] >= 0).all()
         and ((made.neighbors >= 0) & (made.neighbors < gallery)).all()
         and ((made.splits >= 0) & (made.splits < len(SPLITS))).all()
-        and all(((one >= 0) & (one < len(made.classes))).all() for one in (made.labels, made.predictions))
+        and all(((one >= -1) & (one < len(made.classes))).all() for one in (made.labels, made.predictions))
         and all(np.isfinite(one).all() for one in (made.xy, made.probability, made.suspicion, made.scores))
         and None not in made.names
     )

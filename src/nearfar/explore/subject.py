@@ -34,7 +34,7 @@ class Part:
 
     split: str  # one of `nearfar.explore.store.SPLITS`
     images: ImageSet
-    labels: Labels  # numbers of the subject's classes
+    labels: Labels  # numbers of the subject's classes; -1 for all where they have none
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +51,22 @@ class Subject:
     notes: list[str]
 
     @cached_property
-    def gallery(self) -> Gallery:
-        """The index as it votes."""
-        return gallery_of(self.index, self.model.recipe_.evaluate, trained_images(self.config, self.index))
+    def labels(self) -> Labels:
+        """Of the rows of the index [M], numbers of ``classes``; -1 where they have none."""
+        return np.asarray(self.index.labels, dtype=np.int64)
+
+    @property
+    def trained(self) -> int:
+        """Rows of the index with ids below this are training images."""
+        return trained_images(self.config, self.index)
 
     @cached_property
-    def calibration(self) -> Calibration:
-        """What the run's probabilities come from."""
-        return current_calibration(self.folder, self.gallery)
+    def voters(self) -> tuple[Gallery, Calibration] | None:
+        """The index as it votes, and what probabilities come from; None where fewer than two of its images have a label."""
+        if (self.labels >= 0).sum() < 2:
+            return None
+        gallery = gallery_of(self.index, self.model.recipe_.evaluate, self.trained)
+        return gallery, current_calibration(self.folder, gallery)
 
     def picture(self, point: int) -> bytes | None:
         """The PNG of a point, or None where its image is not to be had."""
@@ -75,7 +83,7 @@ class Subject:
     def _image(self, point: int) -> npt.NDArray[np.uint8] | bytes | None:
         if point < len(self.index):
             number = int(self.index.ids[point])
-            if number >= self.gallery.trained:
+            if number >= self.trained:
                 return pictures.read(self.folder, number)
             return None if self.training is None else np.asarray(self.training.images[number : number + 1][0])
         point -= len(self.index)
@@ -109,10 +117,7 @@ def open_subject(run: str | Path, *, device: str = "auto", skip_bad: bool = Fals
         if training is None:
             notes.append("there are no pictures of the training images: they have changed since the run was made")
         for split, images in _held(splits):
-            if images.labels is None:
-                notes.append(f"the {split} images have no labels, and are left out")
-                continue
-            labels = labels_in(images, classes)
+            labels = np.full(len(images), -1) if images.labels is None else labels_in(images, classes)
             classes = [*classes, *(one for one in images.classes if one not in classes)]
             parts.append(Part(split, images, labels))
     return Subject(folder, config, model, index, classes, parts, training, notes)

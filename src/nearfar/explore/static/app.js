@@ -1,6 +1,6 @@
 // The page, put together: who is told when something is chosen.
 
-import { scheme } from "/static/colours.js";
+import { scheme, ways } from "/static/colours.js";
 import { load, thousands } from "/static/data.js";
 import { Filters } from "/static/filters.js";
 import { Find } from "/static/find.js";
@@ -37,7 +37,12 @@ function describe(points) {
   byId("run").textContent = about.run;
   const splits = points.splits.flatMap((name, number) => (points.bySplit[number] ? [`${thousands(points.bySplit[number])} ${name}`] : []));
   byId("summary").textContent = `${about.method} of ${thousands(points.count)} images: ${splits.join(", ")}`;
-  byId("map").setAttribute("aria-label", `Map of ${thousands(points.count)} images of ${points.classes.length} classes`);
+  const kinds = points.classes.length ? `of ${points.classes.length} classes` : "without labels";
+  byId("map").setAttribute("aria-label", `Map of ${thousands(points.count)} images ${kinds}`);
+  byId("colour").replaceChildren(...ways(points).map(({ value, name }) => make("option", { value }, name)));
+  if (!points.labelled) {
+    for (const [name, text] of [["placeholder", "Find by name"], ["aria-label", "Find by name"]]) byId("text").setAttribute(name, text);
+  }
   if (about.notes.length) {
     byId("notes").hidden = false;
     byId("notes").replaceChildren(...about.notes.map((text) => make("p", {}, text)));
@@ -78,9 +83,9 @@ async function start() {
     byId("panel").scrollTop = 0;
   };
   const offer = {
-    wrong: () => [all(points).filter((id) => !points.isRight(id)), "the wrong predictions"],
+    wrong: () => [all(points).filter((id) => points.isWrong(id)), "the wrong predictions"],
     suspicious: () => [
-      all(points).sort((a, b) => points.suspicion[b] - points.suspicion[a]).slice(0, 100),
+      all(points).filter((id) => points.isTold(id)).sort((a, b) => points.suspicion[b] - points.suspicion[a]).slice(0, 100),
       "the most suspicious labels",
     ],
     view: () => [map.inView(), "in view"],

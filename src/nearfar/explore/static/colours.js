@@ -30,6 +30,18 @@ export function suspicionColour(share) {
   return share < 0.5 ? blend(calm, middle, 2 * share) : blend(middle, alarm, 2 * share - 1);
 }
 
+// What there is to colour by.
+export function ways(points) {
+  const all = [
+    ["label", "label", points.labelled > 0],
+    ["prediction", "prediction", points.predicted],
+    ["right", "right or wrong", points.predicted && points.labelled > 0],
+    ["suspicion", "suspicion", points.predicted && points.labelled > 0],
+    ["split", "split", true],
+  ];
+  return all.filter(([, , there]) => there).map(([value, name]) => ({ value, name }));
+}
+
 // A way to colour: { buckets: [{ colour, name }], of: id => bucket, legend: [{ colour, name, count, kind, key }] }.
 export function scheme(points, by) {
   const dark = isDark();
@@ -38,26 +50,30 @@ export function scheme(points, by) {
     const colours = Math.min(count, count <= 10 ? 10 : MOST);
     const column = points[by];
     const counts = new Int32Array(count);
-    for (let id = 0; id < points.count; id += 1) counts[column[id]] += 1;
+    for (let id = 0; id < points.count; id += 1) if (column[id] >= 0) counts[column[id]] += 1;
+    const none = { colour: dark ? "#4a5563" : "#c3cad4" };
     return {
-      buckets: Array.from({ length: colours }, (_, number) => ({ colour: classColour(number, count) })),
-      of: (id) => column[id] % colours,
-      legend: points.classes.map((name, number) => ({
-        colour: classColour(number, count),
-        name,
-        count: counts[number],
-        kind: by === "label" ? "class" : null,
-        key: number,
-      })),
+      buckets: [...Array.from({ length: colours }, (_, number) => ({ colour: classColour(number, count) })), none],
+      of: (id) => (column[id] < 0 ? colours : column[id] % colours),
+      legend: [
+        ...points.classes.map((name, number) => ({
+          colour: classColour(number, count),
+          name,
+          count: counts[number],
+          kind: by === "label" ? "class" : null,
+          key: number,
+        })),
+        { ...none, name: "no label", count: column.filter((number) => number < 0).length, kind: null },
+      ],
     };
   }
   if (by === "right") {
     const [right, wrong] = dark ? ["#4a5563", "#ff6b6b"] : ["#b9c2cd", "#b3122b"];
     const entries = [
-      { colour: right, name: "right", count: points.count - points.wrong, kind: "outcome", key: "right" },
+      { colour: right, name: "right", count: points.labelled - points.wrong, kind: "outcome", key: "right" },
       { colour: wrong, name: "wrong", count: points.wrong, kind: "outcome", key: "wrong", big: true },
     ];
-    return { buckets: entries, of: (id) => (points.isRight(id) ? 0 : 1), legend: entries };
+    return { buckets: entries, of: (id) => (points.isWrong(id) ? 1 : 0), legend: entries };
   }
   if (by === "suspicion") {
     const shares = Array.from({ length: STEPS }, (_, step) => step / (STEPS - 1));

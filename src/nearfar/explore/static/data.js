@@ -40,15 +40,31 @@ export class Points {
     this.byClass = new Int32Array(this.classes.length);
     this.bySplit = new Int32Array(this.splits.length);
     this.wrong = 0;
+    this.labelled = 0;
     for (let id = 0; id < this.count; id += 1) {
-      this.byClass[this.label[id]] += 1;
+      if (this.label[id] >= 0) {
+        this.byClass[this.label[id]] += 1;
+        this.labelled += 1;
+      }
       this.bySplit[this.split[id]] += 1;
-      this.wrong += this.isRight(id) ? 0 : 1;
+      this.wrong += this.isWrong(id) ? 1 : 0;
     }
+    this.predicted = about.votes > 0; // else no image of the index has a label, and nobody votes
   }
 
-  isRight(id) {
-    return this.label[id] === this.prediction[id];
+  // What has no label, or is told none, is neither right nor wrong.
+  isTold(id) {
+    return this.label[id] >= 0 && this.prediction[id] >= 0;
+  }
+
+  isWrong(id) {
+    return this.isTold(id) && this.label[id] !== this.prediction[id];
+  }
+
+  // In a word; nothing where there is nothing to say.
+  outcomeOf(id) {
+    if (!this.isTold(id)) return null;
+    return this.isWrong(id) ? "wrong" : "right";
   }
 
   picture(id) {
@@ -56,11 +72,11 @@ export class Points {
   }
 
   labelOf(id) {
-    return this.classes[this.label[id]];
+    return this.classes[this.label[id]] ?? null;
   }
 
   predictionOf(id) {
-    return this.classes[this.prediction[id]];
+    return this.classes[this.prediction[id]] ?? null;
   }
 
   splitOf(id) {
@@ -81,11 +97,11 @@ export function csv(points, ids) {
       id,
       quoted(points.names[id]),
       points.splitOf(id),
-      quoted(points.labelOf(id)),
-      quoted(points.predictionOf(id)),
-      points.isRight(id) ? "yes" : "no",
-      points.probability[id].toFixed(6),
-      points.suspicion[id].toFixed(6),
+      quoted(points.labelOf(id) ?? ""),
+      quoted(points.predictionOf(id) ?? ""),
+      { right: "yes", wrong: "no" }[points.outcomeOf(id)] ?? "",
+      points.prediction[id] >= 0 ? points.probability[id].toFixed(6) : "",
+      points.isTold(id) ? points.suspicion[id].toFixed(6) : "",
       points.x[id].toFixed(6),
       points.y[id].toFixed(6),
     ];

@@ -20,9 +20,8 @@ export class Filters extends EventTarget {
   shown() {
     const { points, hidden } = this;
     const result = new Uint8Array(points.count);
-    const outcome = [hidden.outcome.has("wrong"), hidden.outcome.has("right")];
     for (let id = 0; id < points.count; id += 1) {
-      const gone = hidden.class.has(points.label[id]) || hidden.split.has(points.split[id]) || outcome[points.isRight(id) ? 1 : 0];
+      const gone = hidden.class.has(points.label[id]) || hidden.split.has(points.split[id]) || hidden.outcome.has(points.outcomeOf(id));
       result[id] = gone ? 0 : 1;
     }
     return result;
@@ -38,7 +37,7 @@ export class Filters extends EventTarget {
     const before = this.active();
     hidden.class.delete(points.label[id]);
     hidden.split.delete(points.split[id]);
-    hidden.outcome.delete(points.isRight(id) ? "right" : "wrong");
+    hidden.outcome.delete(points.outcomeOf(id));
     if (this.active() !== before) this.#changed();
   }
 
@@ -120,11 +119,14 @@ export class Filters extends EventTarget {
       fill();
     });
     fill();
-    const outcomes = [["right", points.count - points.wrong], ["wrong", points.wrong]];
+    const told = points.predicted ? points.labelled : 0;
+    const outcomes = [["right", told - points.wrong], ["wrong", points.wrong]];
     byId("filters").replaceChildren(
       make("fieldset", {}, make("legend", {}, "Split"), ...splits.map((number) => this.#box("split", number, points.splits[number], points.bySplit[number]))),
-      make("fieldset", {}, make("legend", {}, "Prediction"), ...outcomes.map(([name, count]) => this.#box("outcome", name, name, count))),
-      make("fieldset", {}, make("legend", {}, "Class"), make("div", { class: "row" }, ...all("class", classes)), classes.length > 20 ? filter : null, list),
+      ...(told ? [make("fieldset", {}, make("legend", {}, "Prediction"), ...outcomes.map(([name, count]) => this.#box("outcome", name, name, count)))] : []),
+      ...(classes.length
+        ? [make("fieldset", {}, make("legend", {}, "Class"), make("div", { class: "row" }, ...all("class", classes)), classes.length > 20 ? filter : null, list)]
+        : []),
     );
     byId("filters-count").textContent = this.active() ? String(this.active()) : "";
   }

@@ -26,7 +26,7 @@ export function offers(points, typed) {
   }
   const single = exact.concat(within).slice(0, MOST);
   for (const id of single) {
-    found.push({ text: points.names[id], detail: `image, ${points.splitOf(id)}, ${points.labelOf(id)}`, ids: () => [id], one: id });
+    found.push({ text: points.names[id], detail: ["image", points.splitOf(id), points.labelOf(id)].filter(Boolean).join(", "), ids: () => [id], one: id });
   }
   const all = exact.concat(within);
   if (all.length > 1) found.push({ text: typed.trim(), detail: `in ${thousands(all.length)} names`, ids: () => all });

@@ -42,16 +42,15 @@ export class ImagePanel extends EventTarget {
     try {
       const near = (await neighbors(id, this.k)).neighbors;
       if (turn !== this.asked) return;
-      const right = points.isRight(id);
-      const rows = [
-        ["label", points.labelOf(id)],
-        ["prediction", points.predictionOf(id), right ? "right" : "wrong"],
-        ["probability", percent(points.probability[id])],
-        ["suspicion", percent(points.suspicion[id])],
-        ["split", points.splitOf(id)],
-      ];
+      const [label, prediction] = [points.labelOf(id), points.predictionOf(id)];
+      const rows = [["label", label ?? "none"]];
+      if (prediction !== null) {
+        rows.push(["prediction", prediction, points.outcomeOf(id)], ["probability", percent(points.probability[id])]);
+        if (label !== null) rows.push(["suspicion", percent(points.suspicion[id])]);
+      }
+      rows.push(["split", points.splitOf(id)]);
       this.#fill(picture(points.picture(id), { lazy: false, alt: `image ${points.names[id]}` }), points.names[id], rows, near, this.#counts());
-      say(`${points.names[id]}, labelled ${points.labelOf(id)}, predicted ${points.predictionOf(id)}`);
+      say([points.names[id], label !== null && `labelled ${label}`, prediction !== null && `predicted ${prediction}`].filter(Boolean).join(", "));
       this.#tell("marked", { from: id, neighbors: near.map((one) => one.id) });
     } catch (error) {
       this.#fail(error);
@@ -70,12 +69,16 @@ export class ImagePanel extends EventTarget {
       const shown = picture(address, { lazy: false, alt: "the image that was searched by" });
       shown.addEventListener("load", () => URL.revokeObjectURL(address));
       const known = found.label === found.voted;
-      const rows = [
-        ["answer", known ? found.voted : "unknown", known ? null : `nearest: ${found.voted}`],
-        ["probability", percent(found.probability)],
-      ];
+      const answer = known ? found.voted : `unknown, nearest is ${found.voted}`;
+      const rows =
+        found.voted === null
+          ? []
+          : [
+              ["answer", known ? found.voted : "unknown", known ? null : `nearest: ${found.voted}`],
+              ["probability", percent(found.probability)],
+            ];
       this.#fill(shown, file.name || "your image", rows, found.neighbors, this.#counts());
-      say(`${file.name || "your image"}: ${known ? found.voted : `unknown, nearest is ${found.voted}`}`);
+      say(`${file.name || "your image"}: ${answer ?? `${found.neighbors.length} neighbours`}`);
       this.#tell("marked", { from: found.position, neighbors: found.neighbors.map((one) => one.id) });
     } catch (error) {
       this.#fail(error);
@@ -113,7 +116,7 @@ export class ImagePanel extends EventTarget {
           "button",
           { type: "button", class: "near", "data-id": one.id, onclick: () => this.#tell("open", { id: one.id }) },
           picture(this.points.picture(one.id)),
-          make("span", { class: "what" }, make("bdi", {}, one.label)),
+          one.label === null ? null : make("span", { class: "what" }, make("bdi", {}, one.label)),
           make("span", { class: "soft" }, one.score.toFixed(4)),
           make("span", { class: "soft name" }, make("bdi", {}, one.name)),
         ),
@@ -144,7 +147,7 @@ export class Card {
 
   show(id, event) {
     const { points, element } = this;
-    const right = points.isRight(id);
+    const [label, prediction] = [points.labelOf(id), points.predictionOf(id)];
     if (this.id !== id) {
       this.id = id;
       element.replaceChildren(
@@ -153,9 +156,11 @@ export class Card {
           "div",
           {},
           make("p", { class: "name" }, make("bdi", {}, points.names[id])),
-          make("p", {}, "label ", make("b", {}, make("bdi", {}, points.labelOf(id)))),
-          make("p", { class: right ? "" : "wrong" }, "prediction ", make("b", {}, make("bdi", {}, points.predictionOf(id)))),
-          make("p", { class: "soft" }, `${percent(points.probability[id])}, ${points.splitOf(id)}`),
+          label === null ? null : make("p", {}, "label ", make("b", {}, make("bdi", {}, label))),
+          prediction === null
+            ? null
+            : make("p", { class: points.isWrong(id) ? "wrong" : "" }, "prediction ", make("b", {}, make("bdi", {}, prediction))),
+          make("p", { class: "soft" }, prediction === null ? points.splitOf(id) : `${percent(points.probability[id])}, ${points.splitOf(id)}`),
         ),
       );
     }

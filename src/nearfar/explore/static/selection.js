@@ -4,11 +4,12 @@ import { csv, percent, thousands } from "/static/data.js";
 import { byId, make, picture, say } from "/static/parts.js";
 
 const PAGE = 120;
+// Orders, and what there must be for them.
 const ORDERS = {
-  "as they come": null,
-  "most suspicious first": (points) => (a, b) => points.suspicion[b] - points.suspicion[a],
-  "least probable first": (points) => (a, b) => points.probability[a] - points.probability[b],
-  "by label": (points) => (a, b) => points.label[a] - points.label[b],
+  "as they come": [() => true, null],
+  "most suspicious first": [(points) => points.predicted && points.labelled, (points) => (a, b) => points.suspicion[b] - points.suspicion[a]],
+  "least probable first": [(points) => points.predicted, (points) => (a, b) => points.probability[a] - points.probability[b]],
+  "by label": [(points) => points.labelled, (points) => (a, b) => points.label[a] - points.label[b]],
 };
 
 export class SelectionPanel extends EventTarget {
@@ -39,7 +40,7 @@ export class SelectionPanel extends EventTarget {
       return;
     }
     const { points } = this;
-    const compare = ORDERS[this.order];
+    const [, compare] = ORDERS[this.order];
     const ids = compare ? [...this.ids].sort(compare(points)) : this.ids;
     const order = make(
       "select",
@@ -51,7 +52,9 @@ export class SelectionPanel extends EventTarget {
           byId("order").focus();
         },
       },
-      ...Object.keys(ORDERS).map((name) => make("option", { selected: name === this.order }, name)),
+      ...Object.keys(ORDERS)
+        .filter((name) => ORDERS[name][0](points))
+        .map((name) => make("option", { selected: name === this.order }, name)),
     );
     const view = (table, name) =>
       make(
@@ -111,7 +114,7 @@ export class SelectionPanel extends EventTarget {
         "div",
         { class: "offers" },
         points.wrong ? offer("wrong", `The wrong predictions (${thousands(points.wrong)})`) : null,
-        offer("suspicious", `The ${Math.min(100, points.count)} most suspicious labels`),
+        points.predicted && points.labelled ? offer("suspicious", `The ${Math.min(100, points.labelled)} most suspicious labels`) : null,
         offer("view", "What is in view"),
       ),
     ];
@@ -126,15 +129,16 @@ export class SelectionPanel extends EventTarget {
     const { points } = this;
     const counts = new Map();
     let wrong = 0;
+    if (!points.labelled) return null;
     for (const id of this.ids) {
-      counts.set(points.label[id], (counts.get(points.label[id]) || 0) + 1);
-      wrong += points.isRight(id) ? 0 : 1;
+      counts.set(points.labelOf(id), (counts.get(points.labelOf(id)) || 0) + 1);
+      wrong += points.isWrong(id) ? 1 : 0;
     }
     const most = [...counts].sort((a, b) => b[1] - a[1]);
     const short = (name) => (name.length > 24 ? `${name.slice(0, 23)}\u2026` : name);
-    const parts = most.slice(0, 6).map(([label, count]) => `${short(points.classes[label])}: ${thousands(count)}`);
+    const parts = most.slice(0, 6).map(([label, count]) => `${label === null ? "no label" : short(label)}: ${thousands(count)}`);
     if (most.length > 6) parts.push(`${thousands(most.length - 6)} more classes`);
-    parts.push(`${thousands(wrong)} wrong`);
+    if (points.predicted) parts.push(`${thousands(wrong)} wrong`);
     return make("p", { class: "soft counts" }, make("bdi", {}, parts.join(" \u00b7 ")));
   }
 
@@ -148,8 +152,10 @@ export class SelectionPanel extends EventTarget {
           "button",
           { type: "button", class: "near", "data-id": id, onclick: () => this.#open(id) },
           picture(points.picture(id)),
-          make("span", { class: points.isRight(id) ? "what" : "what wrong" },
-            make("bdi", {}, points.isRight(id) ? points.labelOf(id) : `${points.labelOf(id)} \u2192 ${points.predictionOf(id)}`)),
+          points.labelOf(id) === null
+            ? null
+            : make("span", { class: points.isWrong(id) ? "what wrong" : "what" },
+              make("bdi", {}, points.isWrong(id) ? `${points.labelOf(id)} \u2192 ${points.predictionOf(id)}` : points.labelOf(id))),
           make("span", { class: "soft name" }, make("bdi", {}, points.names[id])),
         ),
       ),
@@ -159,7 +165,8 @@ export class SelectionPanel extends EventTarget {
 
   #asTable(ids) {
     const { points } = this;
-    const head = ["", "name", "split", "label", "prediction", "probability", "suspicion"];
+    const { labelled, predicted } = points;
+    const head = ["", "name", "split", labelled && "label", ...(predicted ? ["prediction", "probability", labelled && "suspicion"] : [])];
     const rows = ids.map((id) =>
       make(
         "tr",
@@ -167,10 +174,10 @@ export class SelectionPanel extends EventTarget {
         make("td", {}, picture(points.picture(id))),
         make("th", { scope: "row" }, make("button", { type: "button", class: "link", onclick: () => this.#open(id) }, make("bdi", {}, points.names[id]))),
         make("td", {}, points.splitOf(id)),
-        make("td", {}, make("bdi", {}, points.labelOf(id))),
-        make("td", { class: points.isRight(id) ? "" : "wrong" }, make("bdi", {}, points.predictionOf(id))),
-        make("td", { class: "number" }, percent(points.probability[id])),
-        make("td", { class: "number" }, percent(points.suspicion[id])),
+        labelled ? make("td", {}, make("bdi", {}, points.labelOf(id) ?? "")) : null,
+        predicted ? make("td", { class: points.isWrong(id) ? "wrong" : "" }, make("bdi", {}, points.predictionOf(id))) : null,
+        predicted ? make("td", { class: "number" }, percent(points.probability[id])) : null,
+        predicted && labelled ? make("td", { class: "number" }, points.isTold(id) ? percent(points.suspicion[id]) : "") : null,
       ),
     );
     return make(
@@ -179,7 +186,7 @@ export class SelectionPanel extends EventTarget {
       make(
         "table",
         {},
-        make("thead", {}, make("tr", {}, ...head.map((name) => make("th", { scope: "col" }, name || make("span", { class: "hidden" }, "picture"))))),
+        make("thead", {}, make("tr", {}, ...head.filter((name) => typeof name === "string").map((name) => make("th", { scope: "col" }, name || make("span", { class: "hidden" }, "picture"))))),
         make("tbody", {}, ...rows),
       ),
     );
