@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 from samples import TINY, shapes
 
-from nearfar import indexing, verbs
+from nearfar import indexing, show, verbs
 from nearfar.classify import winners
 from nearfar.data import ImageSet
 from nearfar.encoders.projector import projector
 from nearfar.errors import InputError
 from nearfar.losses import LOSSES
+from nearfar.onnxmodel import OnnxEmbedder
 from nearfar.recipe import Recipe
 from nearfar.sampling import Shuffle, Views
 from nearfar.training.loop import fit
@@ -239,6 +240,16 @@ def test_images_without_labels_can_be_searched(unsorted: tuple[Path, Path]) -> N
     assert found[0]["score"] == pytest.approx(1.0, abs=1e-5)
     assert [one["label"] for one in found] == [None] * 3
     assert "images without labels" in (run / "README.md").read_text()
+
+
+def test_such_a_run_is_exported_and_checked_by_its_neighbours(unsorted: tuple[Path, Path], tmp_path: Path) -> None:
+    result = verbs.export(unsorted[0], out=tmp_path / "model.onnx")
+    assert result["same_nearest"] == 1.0
+    assert not {"same_class", "accuracy"} & set(result)
+    assert "class" not in show.exported(result)
+    ours, theirs = indexing.load_run(unsorted[0], device="cpu")[0], OnnxEmbedder.load(tmp_path / "model.onnx")
+    images = shapes(20, seed=4).images
+    np.testing.assert_allclose(theirs.transform(images), ours.transform(images), atol=1e-5)
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])

@@ -147,6 +147,27 @@ def gallery_of(index: NeighborIndex, settings: EvaluateSection, trained: int) ->
     )
 
 
+def unlabelled_gallery(index: NeighborIndex, settings: EvaluateSection, trained: int) -> Gallery:
+    """An index of which no image has a label: all of it is searched, and what is found names no class."""
+    rows = np.arange(len(index))
+    k = min(settings.k, len(index))
+    return Gallery(index, settings.metric, k=k, vote=settings.vote, trained=trained, voting=rows, later=rows[:0])
+
+
+def voters_of(
+    folder: Path, index: NeighborIndex, settings: EvaluateSection, trained: int
+) -> tuple[Gallery, Calibration] | None:
+    """The index of a run as it votes, and what its probabilities come from; None where fewer than two images have a label.
+
+    Raises:
+        InputError: the calibration that the folder holds is damaged.
+    """
+    if (np.asarray(index.labels) >= 0).sum() < 2:
+        return None
+    gallery = gallery_of(index, settings, trained)
+    return gallery, current_calibration(folder, gallery)
+
+
 def answer(
     gallery: Gallery,
     z: Floats,
@@ -285,10 +306,12 @@ def fitted_in(record: Mapping[str, Any], path: Path | str = "the calibration") -
 
 
 def binding(gallery: Gallery) -> dict[str, Any]:
-    """What a calibration holds for. Images that were added later do not change it."""
-    trained = np.flatnonzero(gallery.index.ids < gallery.trained)
+    """What a calibration holds for. Images that were added later do not change it, unless they alone have labels."""
+    rows = gallery.index.ids < gallery.trained
+    if not (gallery.labels[rows] >= 0).any():
+        rows[gallery.voting] = True
     digest = hashlib.sha256()
-    for column in (gallery.index.ids[trained], gallery.labels[trained]):
+    for column in (gallery.index.ids[rows], gallery.labels[rows]):
         digest.update(np.ascontiguousarray(column, dtype="<i8").tobytes())
     return {
         "model": gallery.index.model_hash,

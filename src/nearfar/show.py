@@ -79,8 +79,8 @@ def exported(result: Mapping[str, Any]) -> str:
     lines = [
         f"the model in {result['out']}: {result['bytes']:,} bytes, {result['dim']} numbers an image, {kind}",
         f"checked on {result['images']:,} images against PyTorch: numbers differ by {result['difference']:.1e} at most, the "
-        f"nearest image is the same for {result['same_nearest']:.2%}, of the 10 nearest {result['overlap']:.2%} are, the class "
-        f"for {result['same_class']:.2%}",
+        f"nearest image is the same for {result['same_nearest']:.2%}, of the 10 nearest {result['overlap']:.2%} are"
+        + (f", the class for {result['same_class']:.2%}" if "same_class" in result else ""),
     ]
     if "accuracy" in result:
         lines.append(f"accuracy {result['accuracy']:.2%}, PyTorch's {result['accuracy_pytorch']:.2%}")

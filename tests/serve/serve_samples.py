@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,15 @@ DIGITS: dict[str, Any] = {
 
 def train_digits(folder: Path) -> Path:
     verbs.train("digits", recipe=Recipe.from_dict(DIGITS), out=folder)
+    return folder
+
+
+def train_bare(images: ImageSet, folder: Path) -> Path:
+    """A run on 160 of the images, of which no label is known."""
+    bare = dataclasses.replace(images.subset(np.arange(200)), labels=None, classes=())
+    views = {**DIGITS, "data": {"size": [8, 8], "channels": 1}, "loss": {"kind": "nt-xent"}, "augment": {"shift": 1}}
+    views |= {"sampling": {"kind": "views", "batch_size": 50}, "train": {"epochs": 1}}
+    verbs.train(bare, recipe=Recipe.from_dict(views), out=folder)
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import struct
 import zlib
@@ -12,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serve.serve_samples import DIGITS, b64, of_class, png
+from serve.serve_samples import b64, of_class, png, train_bare
 from starlette.testclient import TestClient
 
 from nearfar import indexing, verbs
-from nearfar.answers import answer, current_calibration, gallery_of, trained_images
+from nearfar.answers import answer, calibrate, current_calibration, fitted_in, gallery_of, trained_images
 from nearfar.data import ImageSet
 from nearfar.opening import classes_of, load_run
-from nearfar.recipe import Recipe
 from nearfar.runs import read_config
 from nearfar.serve import Settings, schemas
 from nearfar.serve.app import create_app
@@ -442,10 +440,7 @@ def test_the_description_is_valid_and_names_every_address(client: TestClient) ->
 
 
 def test_images_without_a_label_are_shown_without_one(tmp_path: Path, images: ImageSet) -> None:
-    bare = dataclasses.replace(images.subset(np.arange(200)), labels=None, classes=())
-    views = {**DIGITS, "data": {"size": [8, 8], "channels": 1}, "loss": {"kind": "nt-xent"}, "augment": {"shift": 1}}
-    views |= {"sampling": {"kind": "views", "batch_size": 50}, "train": {"epochs": 1}}
-    verbs.train(bare, recipe=Recipe.from_dict(views), out=tmp_path / "bare")
+    train_bare(images, tmp_path / "bare")
     few = np.flatnonzero(np.isin(images.require_labels(), (0, 1)))[-20:]
     indexing.add_images(tmp_path / "bare", images.subset(few))
     with serving(tmp_path / "bare") as client:
@@ -455,4 +450,37 @@ def test_images_without_a_label_are_shown_without_one(tmp_path: Path, images: Im
         assert said["voted"] in ("0", "1")
         assert (said["neighbors"][0]["id"], said["neighbors"][0]["label"]) == (0, None)
         assert {one["name"]: one["images"] for one in client.get("/v1/model").json()["classes"]}.keys() == {"0", "1"}
-        assert min(client.get("/v1/map").json()["label"]) >= 0
+        assert client.get("/v1/map").json()["label"].count(-1) == 160
+
+
+def test_a_run_without_labels_finds_what_is_near_and_names_it_once_two_have_one(tmp_path: Path, images: ImageSet) -> None:
+    train_bare(images, tmp_path / "bare")
+    with serving(tmp_path / "bare") as client:
+        sent = {"content": png(np.asarray(images.images)[3]), "headers": {"content-type": "image/png"}}
+        about = client.get("/v1/model").json()
+        assert (about["classes"], about["k"], about["images"]) == ([], 0, 160)
+        assert schemas.ModelInfo.model_validate(about)
+        said = client.post("/v1/search?k=3", **sent).json()
+        assert schemas.SearchResults.model_validate(said)
+        near = said["results"][0]
+        assert [one["label"] for one in near["neighbors"]] == [None] * 3
+        assert near["neighbors"][0]["id"] == 3
+        plane = client.get("/v1/map").json()
+        assert plane["label"] == [-1] * 160
+        at = plane["id"].index(3)
+        assert near["position"] == pytest.approx([plane["x"][at], plane["y"][at]], abs=0.2)
+        assert "POST /v1/items" in problem(client.post("/v1/predict", **sent), 409)
+        zeros, ones = (of_class(images, name)[-10:] for name in "01")
+        client.post("/v1/items", json={"image": b64(png(zeros[0])), "label": "zero"})
+        assert "fewer than two" in problem(client.post("/v1/predict", **sent), 409)
+        added = [client.post("/v1/items", json={"image": b64(png(zeros[1])), "label": "zero"}).json()]
+        assert client.post("/v1/predict?precision=0", **sent).json()["results"][0]["label"] == "zero"
+        for image in ones:
+            added.append(client.post("/v1/items", json={"image": b64(png(image)), "label": "one"}).json())
+        of_one = {"content": png(ones[0]), "headers": {"content-type": "image/png"}}
+        sure = client.post("/v1/predict?precision=0", **of_one).json()["results"][0]
+        assert (sure["voted"], client.get("/v1/model").json()["k"]) == ("one", 10)
+    model, index = load_run(tmp_path / "bare", device="cpu")
+    gallery = gallery_of(index, model.recipe_.evaluate, 160)
+    fresh = answer(gallery, model.transform(ones[:1]), fitted_in(calibrate(gallery)))
+    assert sure["probability"] == pytest.approx(float(fresh.probability[0]), abs=1e-5), "by the labels that there are now"

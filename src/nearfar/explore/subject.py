@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfar import pictures, runs
-from nearfar.answers import Gallery, current_calibration, gallery_of, trained_images
+from nearfar.answers import Gallery, trained_images, voters_of
 from nearfar.calibrate import Calibration
 from nearfar.data import ImageSet
 from nearfar.embedder import Embedder
@@ -62,11 +62,8 @@ class Subject:
 
     @cached_property
     def voters(self) -> tuple[Gallery, Calibration] | None:
-        """The index as it votes, and what probabilities come from; None where fewer than two of its images have a label."""
-        if (self.labels >= 0).sum() < 2:
-            return None
-        gallery = gallery_of(self.index, self.model.recipe_.evaluate, self.trained)
-        return gallery, current_calibration(self.folder, gallery)
+        """What `nearfar.answers.voters_of` says of the index."""
+        return voters_of(self.folder, self.index, self.model.recipe_.evaluate, self.trained)
 
     def picture(self, point: int) -> bytes | None:
         """The PNG of a point, or None where its image is not to be had."""

@@ -71,8 +71,9 @@ def export_onnx(
     Returns:
         ``out``, ``to``, ``quantize``, ``bytes``, ``dim``, ``images`` (that it was checked on), ``difference`` (the largest
         one from PyTorch's embeddings), ``same_nearest`` (share of the images whose nearest gallery image stays the same, or is
-        one as near up to rounding), ``overlap`` (share of the 10 nearest that are the same), ``same_class`` (share that gets
-        the same class by vote), and where classes are known ``accuracy`` and ``accuracy_pytorch`` of that vote.
+        one as near up to rounding), ``overlap`` (share of the 10 nearest that are the same), where the gallery has labels
+        ``same_class`` (share that gets the same class by vote), and where classes are known ``accuracy`` and
+        ``accuracy_pytorch`` of that vote.
 
     Raises:
         InputError: the extra is not installed, or the file does not do what the model does; then none is left.
@@ -129,10 +130,6 @@ def check(
     wide = replace(gallery, k=min(max(NEIGHBORS, gallery.k), len(gallery.voting) - spare))
     scores, rows = wide.search(z, exclude)
     right_scores, right_rows = wide.search(expected, exclude)
-    votes = []
-    for found, near in ((scores, rows), (right_scores, right_rows)):
-        k = min(gallery.k, near.shape[1])
-        votes.append(winners(gallery.labels[near[:, :k]], similarities(found[:, :k], gallery.metric), gallery.vote))
     count = min(NEIGHBORS, rows.shape[1])
     both = [len(set(a) & set(b)) for a, b in zip(rows[:, :count].tolist(), right_rows[:, :count].tolist(), strict=True)]
     # Of images that lie on top of one another any may come first: what is as near by the expected embedding is as right.
@@ -145,8 +142,14 @@ def check(
         "difference": float(np.abs(z - expected).max()),
         "same_nearest": float((np.abs(as_near - right_scores[:, 0]) <= slack).mean()),
         "overlap": float(np.mean(both)) / count,
-        "same_class": float((votes[0] == votes[1]).mean()),
     }
+    if not (gallery.labels >= 0).any():
+        return figures
+    votes = []
+    for found, near in ((scores, rows), (right_scores, right_rows)):
+        k = min(gallery.k, near.shape[1])
+        votes.append(winners(gallery.labels[near[:, :k]], similarities(found[:, :k], gallery.metric), gallery.vote))
+    figures["same_class"] = float((votes[0] == votes[1]).mean())
     if labels is not None and (known := labels >= 0).any():
         for name, vote in zip(("accuracy", "accuracy_pytorch"), votes, strict=True):
             figures[name] = float((vote[known] == labels[known]).mean())

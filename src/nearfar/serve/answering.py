@@ -7,8 +7,17 @@ from typing import Any
 
 from nearfar.answers import UNKNOWN
 
-Shown = list[dict[str, Any]]
-"""Neighbours of an image, nearest first: ``id``, ``name``, ``label`` and ``score`` of each."""
+
+@dataclass(frozen=True)
+class Found:
+    """What lies near one image, and where on the map it belongs."""
+
+    neighbors: list[dict[str, Any]]  # nearest first: ``id``, ``name``, ``label`` and ``score`` of each
+    position: tuple[float, float]  # x and y from 0 to 1
+
+    def as_json(self) -> dict[str, Any]:
+        """As the interface has it."""
+        return {"neighbors": self.neighbors, "position": [round(self.position[0], 5), round(self.position[1], 5)]}
 
 
 @dataclass(frozen=True)
@@ -19,8 +28,7 @@ class Predicted:
     known: bool  # whether that is sure enough to be said
     probability: float  # that it is right
     votes: float  # its share of the vote
-    position: tuple[float, float]  # on the map, x and y from 0 to 1
-    neighbors: Shown
+    near: Found
 
     def as_json(self) -> dict[str, Any]:
         """As the interface has it."""
@@ -30,6 +38,5 @@ class Predicted:
             "known": self.known,
             "probability": round(self.probability, 6),
             "votes": round(self.votes, 6),
-            "neighbors": self.neighbors,
-            "position": [round(self.position[0], 5), round(self.position[1], 5)],
+            **self.near.as_json(),
         }

@@ -18,12 +18,13 @@ from nearfar.serve.bodies import IMAGES, Upload, decode_upload, read_upload
 from nearfar.serve.guard import check_key
 from nearfar.serve.metrics import MEDIA_TYPE as METRICS_TYPE
 from nearfar.serve.service import Service
-from nearfar.serve.state import Job
+from nearfar.serve.state import NO_VOTES, Job
 from nearfar.web.problems import Problem, answers
 
 MAP_POINTS = 4000
 _LARGEST_ID = 2**53 - 1  # that a JavaScript number holds exactly
 _TAKES_IMAGES = answers(400, 403, 408, 413, 415, 422, 503)
+_NAMES_CLASSES = answers(400, 403, 408, 409, 413, 415, 422, 503)
 _WRITES = answers(400, 401, 403, 408, 409, 413, 415, 422, 503, 507)
 
 health = APIRouter(tags=["service"])
@@ -56,10 +57,16 @@ async def embed(request: Request, asked: Asked) -> Response:
 async def search(request: Request, asked: Asked, k: Shown = 10) -> Response:
     """Find the nearest images of the index."""
     found = await _ask(request, asked, "search", k)
-    return _json({"results": [{"neighbors": near} for near in found]})
+    return _json({"results": [one.as_json() for one in found]})
 
 
-@v1.post("/predict", response_model=schemas.Predictions, responses=_TAKES_IMAGES, openapi_extra=IMAGES, tags=["questions"])
+@v1.post(
+    "/predict",
+    response_model=schemas.Predictions,
+    responses=_TAKES_IMAGES | answers(409),
+    openapi_extra=IMAGES,
+    tags=["questions"],
+)
 async def predict(
     request: Request,
     asked: Asked,
@@ -68,8 +75,13 @@ async def predict(
         float | None, Query(ge=0, lt=1, description="Wanted share of right answers among those given; 0 answers all.")
     ] = None,
 ) -> Response:
-    """Name the class of images, or say 'unknown' where that is not sure enough."""
-    said = await _ask(request, asked, "predict", k, asked.settings.precision if precision is None else precision)
+    """Name the class of images, or say 'unknown' where that is not sure enough; needs two labelled images in the index."""
+    try:
+        said = await _ask(request, asked, "predict", k, asked.settings.precision if precision is None else precision)
+    except InputError as error:
+        if str(error) != NO_VOTES:
+            raise
+        raise Problem(409, NO_VOTES) from None
     asked.metrics.unknown.inc(sum(not one.known for one in said))
     return _json({"results": [one.as_json() for one in said]})
 
@@ -163,7 +175,7 @@ async def plane(asked: Asked) -> Response:
             "classes": now.classes,
             "x": xy[:, 0].tolist(),
             "y": xy[:, 1].tolist(),
-            "label": now.gallery.labels[rows].tolist(),
+            "label": now.labels[rows].tolist(),
             "id": now.index.ids[rows].tolist(),
         }
     )
@@ -173,8 +185,7 @@ async def plane(asked: Asked) -> Response:
 async def model(asked: Asked) -> Response:
     """What is in service, what it takes, and what its limits are."""
     served, now, settings = asked.served, asked.served.now, asked.settings
-    labels = now.gallery.labels
-    numbers, counts = np.unique(labels[labels >= 0], return_counts=True)
+    numbers, counts = np.unique(now.labels[now.labels >= 0], return_counts=True)
     trained = set(served.config["classes"])
     return _json(
         {
@@ -192,7 +203,7 @@ async def model(asked: Asked) -> Response:
             ],
             "images": len(now.index),
             "added": len(now.added),
-            "k": now.gallery.k,
+            "k": now.votes,
             "precision": settings.precision,
             "needs_key": settings.api_key is not None,
             "limits": {

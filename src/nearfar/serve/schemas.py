@@ -41,9 +41,10 @@ class Neighbor(BaseModel):
 
 
 class Found(BaseModel):
-    """The nearest of one image, nearest first."""
+    """The nearest of one image, nearest first, and where it belongs among them."""
 
     neighbors: list[Neighbor]
+    position: Annotated[list[float], Field(description="x and y on the map, from 0 to 1.")]
 
 
 class SearchResults(BaseModel):
@@ -60,7 +61,6 @@ class Prediction(Found):
     known: bool
     probability: Annotated[float, Field(ge=0, le=1, description="Calibrated: that 'voted' is right.")]
     votes: Annotated[float, Field(ge=0, le=1, description="Share of the neighbours' vote.")]
-    position: Annotated[list[float], Field(description="x and y on the map, from 0 to 1.")]
 
 
 class Predictions(BaseModel):
@@ -136,7 +136,7 @@ class ModelInfo(BaseModel):
     classes: list[ClassOf]
     images: int
     added: int
-    k: int
+    k: Annotated[int, Field(description="Neighbours that vote; 0 while fewer than two images have a label.")]
     precision: float
     needs_key: bool
     limits: Limits
@@ -150,7 +150,7 @@ class Map(BaseModel):
     classes: list[str]
     x: list[float]
     y: list[float]
-    label: list[int]
+    label: Annotated[list[int], Field(description="Numbers of classes; -1 for images without a label.")]
     id: list[int]
 
 

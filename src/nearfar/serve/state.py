@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nearfar import indexing, runs
-from nearfar.answers import Gallery, answer, current_calibration, gallery_of, trained_images
+from nearfar.answers import Gallery, answer, trained_images, voters_of
 from nearfar.calibrate import Calibration
 from nearfar.classify import similarities
 from nearfar.data import ImageSet
@@ -32,7 +32,7 @@ from nearfar.files import only_writer
 from nearfar.opening import load_index, load_model
 from nearfar.search import NeighborIndex
 from nearfar.search.storage import MANIFEST
-from nearfar.serve.answering import Predicted, Shown
+from nearfar.serve.answering import Found, Predicted
 from nearfar.serve.plane import Plane
 
 Floats = npt.NDArray[np.float32]
@@ -42,6 +42,10 @@ Pixels = npt.NDArray[np.uint8]
 _LOG = logging.getLogger("nearfar")
 PLACED_BY = 10  # neighbours that say where on the map an image lies
 _PATIENCE = 5.0  # seconds for which another writer is waited for
+NO_VOTES = (
+    "fewer than two images of the index have a label, so that no class can be named; add labelled images (POST /v1/items, or "
+    "nearfar index add RUN FOLDER), a few of each class are enough"
+)
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,8 @@ class Snapshot:
 
     stamp: tuple[int, ...]
     index: NeighborIndex
-    gallery: Gallery
-    fitted: Calibration
+    labels: Ints  # of its rows, numbers of ``classes``; -1: none
+    voters: tuple[Gallery, Calibration] | None  # see `nearfar.answers.voters_of`
     classes: list[str]
     trained: int  # ids below this are of training images
     positions: Positions
@@ -72,21 +76,28 @@ class Snapshot:
         return self.index.names["images"]
 
     @property
+    def votes(self) -> int:
+        """How many neighbours vote; 0 where nobody can."""
+        return 0 if self.voters is None else self.voters[0].k
+
+    @property
     def added(self) -> Ints:
         """Rows of images that were not trained on, in order."""
         return np.flatnonzero(self.index.ids >= self.trained)
 
     def sample(self, most: int) -> Ints:
-        """At most ``most`` rows, ascending: added images before all, then trained ones from all over."""
+        """At most ``most`` rows, ascending: added images before all, then trained ones from all over, labelled ones if any."""
         added = self.added[::-1][: most // 2]
-        rest = np.flatnonzero((self.index.ids < self.trained) & (self.gallery.labels >= 0))
+        there = self.index.ids < self.trained
+        labelled = there & (self.labels >= 0)
+        rest = np.flatnonzero(labelled if labelled.any() else there)
         count = min(most - len(added), len(rest))
         spread = rest[np.arange(count) * len(rest) // count] if count else rest[:0]
         return np.sort(np.concatenate([added, spread]))
 
     def label_of(self, row: int) -> str | None:
         """The class of a row, None where it has no label."""
-        number = int(self.gallery.labels[row])
+        number = int(self.labels[row])
         return self.classes[number] if number >= 0 else None
 
     def row_of(self, number: int) -> int | None:
@@ -159,7 +170,7 @@ class Served:
         return True
 
     def work(self, jobs: Sequence[Job]) -> list[Any]:
-        """Answer a batch: for each job the embeddings [N, D], the `Shown` neighbours, or what is `Predicted`; or an error."""
+        """Answer a batch: for each job the embeddings [N, D], what is `Found`, or what is `Predicted`; or an error."""
         z = self.model.embed_block(np.concatenate([job.pixels for job in jobs]))
         now, bounds = self.now, np.cumsum([0, *(len(job.pixels) for job in jobs)])
         parts = [slice(start, end) for start, end in itertools.pairwise(bounds)]
@@ -168,47 +179,48 @@ class Served:
         if not asked:
             return results
         rows = np.concatenate([np.arange(parts[number].start, parts[number].stop) for number in asked])
-        k = min(max(now.gallery.k, *(jobs[number].k for number in asked)), len(now.index))
+        k = min(max(now.votes, PLACED_BY, *(jobs[number].k for number in asked)), len(now.index))
         scores, found = now.index.search_rows(z[rows], k)
         place = np.full(len(z), -1)
         place[rows] = np.arange(len(rows))
+        for number in asked:
+            mine = place[parts[number]]
+            results[number] = self._found(now, scores[mine], found[mine], jobs[number].k)
         for precision in sorted({jobs[number].precision for number in asked if jobs[number].kind == "predict"}):
             group = [n for n in asked if jobs[n].kind == "predict" and jobs[n].precision == precision]
+            if now.voters is None:
+                for number in group:
+                    results[number] = InputError(NO_VOTES)
+                continue
             some = np.concatenate([place[parts[number]] for number in group])
-            said = self._predict(now, z[rows[some]], scores[some], found[some], precision)
-            start = 0
+            said = iter(self._predict(now, *now.voters, z[rows[some]], (scores[some], found[some]), precision))
             for number in group:
-                count, mine = len(jobs[number].pixels), place[parts[number]]
-                shown = self._shown(now, scores[mine], found[mine], jobs[number].k)
-                results[number] = [Predicted(*one, near) for one, near in zip(said[start : start + count], shown, strict=True)]
-                start += count
-        for number in asked:
-            if jobs[number].kind == "search":
-                mine = place[parts[number]]
-                results[number] = self._shown(now, scores[mine], found[mine], jobs[number].k)
+                results[number] = [Predicted(*next(said), near) for near in results[number]]
         return results
 
     def _predict(
-        self, now: Snapshot, z: Floats, scores: Floats, rows: Ints, precision: float
-    ) -> list[tuple[str, bool, float, float, tuple[float, float]]]:
-        near = None if len(now.gallery.voting) < len(now.index) else (scores[:, : now.gallery.k], rows[:, : now.gallery.k])
-        said = answer(now.gallery, z, now.fitted, precision, near=near)
-        xy = now.positions.place(rows[:, :PLACED_BY], similarities(scores[:, :PLACED_BY], now.gallery.metric)).tolist()
+        self, now: Snapshot, gallery: Gallery, fitted: Calibration, z: Floats, near: tuple[Floats, Ints], precision: float
+    ) -> list[tuple[str, bool, float, float]]:
+        known_near = len(gallery.voting) == len(now.index)  # since all vote
+        of_voters = (near[0][:, : gallery.k], near[1][:, : gallery.k]) if known_near else None
+        said = answer(gallery, z, fitted, precision, near=of_voters)
         return [
-            (now.classes[label], bool(known), float(probability), float(votes), (place[0], place[1]))
-            for label, known, probability, votes, place in zip(
-                said.labels, said.known, said.probability, said.votes, xy, strict=True
-            )
+            (now.classes[label], bool(known), float(probability), float(votes))
+            for label, known, probability, votes in zip(said.labels, said.known, said.probability, said.votes, strict=True)
         ]
 
-    def _shown(self, now: Snapshot, scores: Floats, rows: Ints, k: int) -> list[Shown]:
+    def _found(self, now: Snapshot, scores: Floats, rows: Ints, k: int) -> list[Found]:
         names, ids = now.names, now.index.ids
+        xy = now.positions.place(rows[:, :PLACED_BY], similarities(scores[:, :PLACED_BY], now.index.metric)).tolist()
         return [
-            [
-                {"id": int(ids[row]), "name": names[row], "label": now.label_of(row), "score": float(score)}
-                for row, score in zip(near[:k].tolist(), of[:k].tolist(), strict=True)
-            ]
-            for near, of in zip(rows, scores, strict=True)
+            Found(
+                [
+                    {"id": int(ids[row]), "name": names[row], "label": now.label_of(row), "score": float(score)}
+                    for row, score in zip(near[:k].tolist(), of[:k].tolist(), strict=True)
+                ],
+                (place[0], place[1]),
+            )
+            for near, of, place in zip(rows, scores, xy, strict=True)
         ]
 
     def write(self, pixels: Pixels, label: str) -> tuple[list[dict[str, Any]], bool]:
@@ -288,14 +300,14 @@ class Served:
         stamp = self._stamp()
         index = load_index(self.folder, self.config, self.model.classes_, mapped=False)
         trained = trained_images(self.config, index)
-        gallery = gallery_of(index, self.model.recipe_.evaluate, trained)
-        if len(gallery.later):
-            _ = gallery.centres_of_classes  # computed now, kept for every question
+        voters = voters_of(self.folder, index, self.model.recipe_.evaluate, trained)
+        if voters is not None and len(voters[0].later):
+            _ = voters[0].centres_of_classes  # computed now, kept for every question
         return Snapshot(
             stamp=stamp,
             index=index,
-            gallery=gallery,
-            fitted=current_calibration(self.folder, gallery),
+            labels=np.asarray(index.labels, dtype=np.int64),
+            voters=voters,
             classes=list(index.names.get("classes", self.model.classes_)),
             trained=trained,
             positions=self._positions(index, trained),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 from serve.page.visits import NOTHING, SEVEN, Open, Server, serving
-from serve.serve_samples import of_class, png
+from serve.serve_samples import of_class, png, train_bare
 
 from nearfar.data import ImageSet
 
@@ -42,6 +43,35 @@ class TestTeaching:
             expect(page.locator("#items")).to_have_text("None yet.")
             expect(page.locator("#about")).to_contain_text("8 classes")
             assert httpx.get(f"{server.address}/v1/items").json()["items"] == []
+
+    def test_a_run_without_labels_learns_its_first_classes(self, open_page: Open, images: ImageSet, tmp_path: Path) -> None:
+        train_bare(images, tmp_path / "bare")
+        with serving(tmp_path / "bare") as server:
+            visit = open_page(server)
+            page = visit.page
+            expect(page.locator("#about")).to_contain_text("160 images without labels")
+            expect(page.locator("#precision")).to_be_disabled()
+            expect(page.locator("#points")).to_have_attribute("aria-label", "Map of 160 images without labels")
+            expect(page.locator("#legend")).to_have_text("no label")
+            visit.draw(SEVEN)
+            expect(page.locator("#live")).to_contain_text("No class can be named yet. The nearest image is")
+            expect(page.locator("#label")).to_have_text(NOTHING)
+            expect(page.locator("#sure")).to_contain_text("a few of each are enough")
+            expect(page.locator("#neighbors bdi").first).to_have_text("no label")
+            expect(page.locator("#points")).to_have_attribute("aria-label", re.compile("the query is marked"))
+            assert server.sent == []
+            page.fill("#class", "seven")
+            page.press("#class", "Enter")
+            expect(page.locator("#about")).to_contain_text("161 images of 1 class")
+            expect(page.locator("#label")).to_have_text(NOTHING)
+            visit.draw([[(0.5, 0.2), (0.5, 0.8)]])
+            page.fill("#class", "one")
+            page.press("#class", "Enter")
+            expect(page.locator("#label")).not_to_have_text(NOTHING)
+            expect(page.locator("#precision")).to_be_enabled()
+            page.select_option("#precision", "0")
+            expect(page.locator("#label")).to_have_text(re.compile("one|seven"))
+            visit.expected_refusals()  # there are no pictures of images that lie in no folder
 
     def test_the_keyboard_alone(self, run: Path, open_page: Open, images: ImageSet, tmp_path: Path) -> None:
         path = tmp_path / "nine.png"

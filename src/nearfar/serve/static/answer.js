@@ -29,9 +29,21 @@ export function showAnswer(result, precision, colors, trained) {
   showNeighbors(result.neighbors, colors);
 }
 
+/** Where no class can be named yet: the nearest images alone. */
+export function showNearest(result, colors) {
+  write("–", false);
+  $("bar").firstElementChild.style.width = "0";
+  $("sure").textContent = "Too few images have a label to name a class. Add this one and others below; a few of each are enough.";
+  showNeighbors(result.neighbors, colors);
+}
+
 /** The same in one sentence, for those who hear the page. */
 export function announce(result) {
   const nearest = result.neighbors[0];
+  if (result.voted === undefined) {
+    $("live").textContent = `No class can be named yet. The nearest image is ${nearest.name}.`;
+    return;
+  }
   const what = result.known ? result.label : `Unknown; nearest to ${result.voted}`;
   const near = nearest ? ` The nearest image ${nearest.label === null ? "has no label" : `is of class ${nearest.label}`}.` : "";
   $("live").textContent = `${what}, ${percent(result.probability, true)} sure.${near}`;

@@ -1,7 +1,7 @@
 // The page: what is drawn or picked goes to the server, what it says is shown. Holds what is at hand, and nothing else.
 
 import { Added } from "./added.js";
-import { announce, clearAnswer, expectNeighbors, showAnswer } from "./answer.js";
+import { announce, clearAnswer, expectNeighbors, showAnswer, showNearest } from "./answer.js";
 import { call } from "./api.js";
 import { Asker } from "./asker.js";
 import { classColors } from "./colors.js";
@@ -120,7 +120,8 @@ function leavePicture() {
 
 async function predict(question, signal) {
   const asked = performance.now();
-  const path = `/v1/predict?k=${Math.min(10, model.limits.k, model.images)}&precision=${question.precision}`;
+  const k = Math.min(10, model.limits.k, model.images);
+  const path = votes() ? `/v1/predict?k=${k}&precision=${question.precision}` : `/v1/search?k=${k}`;
   const type = question.about.type.startsWith("image/") ? question.about.type : "image/png"; // the server looks for itself
   const { results } = await call(path, { method: "POST", body: question.about, type, signal });
   return { ...results[0], ms: performance.now() - asked };
@@ -129,7 +130,8 @@ async function predict(question, signal) {
 function heard(result, question) {
   calm();
   if (lost) again();
-  showAnswer(result, question.precision, colors, model.classes.some((one) => one.trained && one.name === result.voted));
+  if (result.voted === undefined) showNearest(result, colors);
+  else showAnswer(result, question.precision, colors, model.classes.some((one) => one.trained && one.name === result.voted));
   $("time").textContent = `${Math.max(1, Math.round(result.ms))} ms`;
   map.mark(result.position, result.voted, result.neighbors);
   if (question.done) announce(result);
@@ -172,12 +174,18 @@ async function learn() {
   $("name").textContent = model.name;
   $("about").textContent = [
     model.recipe,
-    `${count(model.images, "image", "images")} of ${count(model.classes.length, "class", "classes")}`,
+    `${count(model.images, "image", "images")} ${model.classes.length ? `of ${count(model.classes.length, "class", "classes")}` : "without labels"}`,
     `${model.dimensions} dimensions`,
     model.engine,
   ].join(" · ");
   $("form").textContent = `${width} × ${height} pixels, ${model.input.channels === 1 ? "grey" : "colour"}`;
+  $("precision").disabled = !votes();
   added.offer(model, colors);
+}
+
+/** Whether classes can be named: two images of the index must have a label. */
+function votes() {
+  return model.k > 0;
 }
 
 async function begin() {

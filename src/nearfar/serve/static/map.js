@@ -5,6 +5,7 @@ import { className, count, fill, make, tile } from "./tiles.js";
 const MARGIN = 0.035; // of the side
 const NAMED = 40; // classes in the legend
 const REACH = 10; // CSS pixels from the pointer to the point that it means
+const NONE = "no label";
 
 export class PointMap {
   #canvas;
@@ -91,7 +92,7 @@ export class PointMap {
     const { classes } = this.#data;
     const numbers = [...this.#groups.keys()];
     const buttons = numbers.slice(0, NAMED).map((number) => {
-      const name = classes[number];
+      const name = classes[number] ?? NONE;
       const button = make("button", { type: "button" }, className(name, this.#colors.get(name)));
       button.setAttribute("aria-pressed", "false");
       button.dataset.number = number;
@@ -125,7 +126,7 @@ export class PointMap {
     this.#card.hidden = best < 0;
     if (best < 0) return;
     const [px, py] = this.#place(x[best], y[best], box.width, box.height);
-    const name = classes[label[best]];
+    const name = classes[label[best]] ?? NONE;
     fill(this.#tile, id[best]);
     this.#card.lastChild.replaceChildren(className(name, this.#colors.get(name)));
     this.#card.style.left = px < box.width / 2 ? `${px + 12}px` : "auto";
@@ -135,9 +136,10 @@ export class PointMap {
 
   #describe() {
     if (!this.#data) return;
-    const [points, classes] = [this.#data.x.length, this.#groups.size];
-    const where = this.#query ? `; the query lies by class ${this.#query.name}` : "";
-    const what = `${count(points, "image", "images")} of ${count(classes, "class", "classes")}`;
+    const [points, classes] = [this.#data.x.length, [...this.#groups.keys()].filter((number) => number >= 0).length];
+    const by = this.#query?.name ? `lies by class ${this.#query.name}` : "is marked";
+    const where = this.#query ? `; the query ${by}` : "";
+    const what = `${count(points, "image", "images")} ${classes ? `of ${count(classes, "class", "classes")}` : "without labels"}`;
     this.#canvas.setAttribute("aria-label", `Map of ${what}${where}`);
   }
 }
