@@ -88,7 +88,7 @@ def test_training_learns_and_the_seed_decides_every_bit(small: ImageSet) -> None
     ],
     ids=["shuffle", "pairs", "class-batches", "dropout", "averaged", "bfloat16", "muon"],
 )
-@pytest.mark.parametrize("stop", [1, 5, 8])
+@pytest.mark.parametrize("stop", [1, 4, 8])
 def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path: Path, changes: dict[str, Any], stop: int) -> None:
     tree = json.loads(json.dumps(TINY))
     tree["encoder"] = changes.get("encoder", tree["encoder"])
@@ -123,7 +123,7 @@ def _interrupted(recipe: Recipe, stop: int) -> Recipe:
         def _tick(self) -> None:
             nonlocal count
             count += 1
-            if count == stop:
+            if count == stop + 1:  # the first is of the memory that is reckoned before
                 os.kill(os.getpid(), signal.SIGINT)
 
     LOSSES["interrupting"] = Interrupting
