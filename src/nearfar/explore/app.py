@@ -134,7 +134,7 @@ def make_app(subject: Subject, made: Map, *, host: str = "127.0.0.1", plotly: Pa
             wanted = min(max(k, _PLACED_BY), len(subject.index))
             scores, rows = subject.index.search_rows(z, wanted)
         near = slice(0, min(_PLACED_BY, wanted))
-        at = place(made.xy[rows[:, near]], similarities(scores[:, near], made.metric))[0]
+        at = place(made.xy[rows[:, near]], similarities(scores[:, near], subject.metric))[0]
         voted = None if said is None else made.classes[said.labels[0]]
         return {
             "label": voted if said is None or said.known[0] else UNKNOWN,

@@ -67,15 +67,15 @@ def make_map(run: str | Path | Subject, *, device: str = "auto", skip_bad: bool 
 
 def binding(subject: Subject) -> dict[str, Any]:
     """What a map holds for: the model, all of the index, the other images, how they vote, and the calibration."""
-    settings, voters = subject.model.recipe_.evaluate, subject.voters
+    voters = subject.voters
     numbers = None if voters is None else json.dumps(voters[1].to_dict()).encode()
     return {
         "model": subject.index.model_hash,
         "content": content_hash(subject.index),
         "images": {part.split: part.images.fingerprint() for part in subject.parts},
         "k": 0 if voters is None else voters[0].k,
-        "vote": settings.vote,
-        "metric": settings.metric,
+        "vote": subject.model.recipe_.evaluate.vote,
+        "metric": subject.metric,
         "calibration": None if numbers is None else hashlib.sha256(numbers).hexdigest(),
     }
 
@@ -95,7 +95,7 @@ def _positions(
         return earlier.xy, earlier.method
     if not can_tsne():
         watcher.note("the map is a plain PCA; pip install 'nearfar[project]' gives a t-SNE, which parts the classes better")
-    return lay_out(z, subject.index.metric, seed=subject.config["seed"], threads=cores(), note=watcher.note)
+    return lay_out(z, subject.metric, seed=subject.config["seed"], threads=cores(), note=watcher.note)
 
 
 def _make(subject: Subject, bound_to: dict[str, Any], earlier: Map | None, watcher: Watcher) -> Map:
@@ -113,7 +113,7 @@ def _make(subject: Subject, bound_to: dict[str, Any], earlier: Map | None, watch
     return Map(
         bound_to=bound_to,
         method=method,
-        metric=index.metric,
+        metric=subject.metric,
         classes=subject.classes,
         source=str(subject.config["data"].get("source") or ""),
         names=list(subject.names()),
@@ -180,9 +180,8 @@ def _suspicion(subject: Subject, similar: Wide, rows: Ints, labels: Ints) -> Wid
     inside = subject.labels[subject.labels >= 0]
     vectors, classes = np.asarray(subject.index.vectors), len(subject.classes)
     a, b = (vectors[side].astype(np.float64) for side in np.random.default_rng(0).integers(0, len(vectors), (2, _PAIRS)))
-    metric = subject.index.metric
-    apart = np.linalg.norm(a - b, axis=1) if metric == "euclidean" else (a * b).sum(axis=1)
-    scale = similarity_scale(similarities(apart, metric))
+    apart = np.linalg.norm(a - b, axis=1) if subject.metric == "euclidean" else (a * b).sum(axis=1)
+    scale = similarity_scale(similarities(apart, subject.metric))
     codes = subject.labels[rows]
     kernel = fit_kernel(codes[: len(inside)], similar[: len(inside)], inside, classes, scale)
     return 1.0 - judge(codes, kernel.weights(similar), np.full(len(rows), kernel.floor), labels, classes).score

@@ -23,6 +23,7 @@ from nearfar.embedder import Embedder
 from nearfar.errors import InputError
 from nearfar.measuring.judging import classes_of, labels_in, load_run
 from nearfar.search import NeighborIndex
+from nearfar.search.vectors import Metric
 from nearfar.splits import Splits, load_for
 
 Labels = npt.NDArray[np.int64]
@@ -54,6 +55,11 @@ class Subject:
     def labels(self) -> Labels:
         """Of the rows of the index [M], numbers of ``classes``; -1 where they have none."""
         return np.asarray(self.index.labels, dtype=np.int64)
+
+    @property
+    def metric(self) -> Metric:
+        """What near and far mean."""
+        return self.model.recipe_.evaluate.metric
 
     @property
     def trained(self) -> int:

@@ -32,6 +32,7 @@ from nearfar.files import only_writer
 from nearfar.opening import load_index, load_model
 from nearfar.search import NeighborIndex
 from nearfar.search.storage import MANIFEST
+from nearfar.search.vectors import Metric
 from nearfar.serve.answering import Found, Predicted
 from nearfar.serve.plane import Plane
 
@@ -141,7 +142,7 @@ class Served:
         return str(self.config["model"]["sha256"])
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> Metric:
         """What near and far mean."""
         return self.model.recipe_.evaluate.metric
 
@@ -211,7 +212,7 @@ class Served:
 
     def _found(self, now: Snapshot, scores: Floats, rows: Ints, k: int) -> list[Found]:
         names, ids = now.names, now.index.ids
-        xy = now.positions.place(rows[:, :PLACED_BY], similarities(scores[:, :PLACED_BY], now.index.metric)).tolist()
+        xy = now.positions.place(rows[:, :PLACED_BY], similarities(scores[:, :PLACED_BY], self.metric)).tolist()
         return [
             Found(
                 [
