@@ -38,7 +38,7 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/nearfar data fetch mnist
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target types tests
+	@$(MAKE) --no-print-directory --jobs 2 types tests
 
 types: setup
 	$(BIN)/mypy
