@@ -148,7 +148,7 @@ def gallery_of(index: NeighborIndex, settings: EvaluateSection, trained: int) ->
 
 
 def unlabelled_gallery(index: NeighborIndex, settings: EvaluateSection, trained: int) -> Gallery:
-    """An index of which no image has a label: all of it is searched, and what is found names no class."""
+    """An index of which fewer than two images have a label: all of it is searched, and what is found names no class."""
     rows = np.arange(len(index))
     k = min(settings.k, len(index))
     return Gallery(index, settings.metric, k=k, vote=settings.vote, trained=trained, voting=rows, later=rows[:0])

@@ -78,7 +78,7 @@ def _export_onnx(
     if asked.own and asked.split == "train":  # each is in the index itself
         ids = dict(zip(index.names["images"], index.ids.tolist(), strict=True))
         exclude = np.array([ids.get(name, -1) for name in asked.images.ids.tolist()], dtype=np.int64)
-    gallery_in = gallery_of if (np.asarray(index.labels) >= 0).any() else unlabelled_gallery
+    gallery_in = gallery_of if (np.asarray(index.labels) >= 0).sum() > 1 else unlabelled_gallery
     if quantize is not None:
         splits = asked.splits or images_to_judge(model, config, skip_bad=skip_bad).splits
         training = None if splits is None else splits.train
