@@ -5,7 +5,7 @@ RUN ?= runs/mnist
 # The list is whole, so nothing is to be resolved, and two can work it off; and what is never imported need not be compiled.
 QUICKLY := --quiet --disable-pip-version-check --no-deps --no-compile
 
-.PHONY: setup demo test types tests test-slow bench bench-losses bench-search bench-speed bench-serve lint reproduce clean
+.PHONY: setup demo test tests style types test-slow bench bench-losses bench-search bench-speed bench-serve lint reproduce clean
 
 setup: .venv/.ready
 
@@ -26,22 +26,21 @@ demo: setup
 	$(BIN)/nearfar train mnist --recipe mnist-fast --out $(RUN)
 	$(BIN)/nearfar report $(RUN)
 
-lint: setup
+lint: style types
+
+style: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --num-workers 2
+
+types: setup
+	$(BIN)/mypy
 
 # One thread a process, so that parallel tests do not fight for the cores; a file stays with one process, which makes its runs once,
 # and files come in the order of tests/conftest.py, slow ones first.
 # The types are checked beside the tests, which do not always keep both cores busy.
-test: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+test: style
 	$(BIN)/nearfar data fetch mnist
 	@$(MAKE) --no-print-directory --jobs 2 types tests
-
-types: setup
-	$(BIN)/mypy
 
 tests: setup
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder

@@ -148,21 +148,26 @@ def gallery_of(index: NeighborIndex, settings: EvaluateSection, trained: int) ->
 
 
 def unlabelled_gallery(index: NeighborIndex, settings: EvaluateSection, trained: int) -> Gallery:
-    """An index of which fewer than two images have a label: all of it is searched, and what is found names no class."""
+    """An index that cannot vote: all of it is searched, and what is found names no class."""
     rows = np.arange(len(index))
     k = min(settings.k, len(index))
     return Gallery(index, settings.metric, k=k, vote=settings.vote, trained=trained, voting=rows, later=rows[:0])
 
 
+def can_vote(index: NeighborIndex) -> bool:
+    """Whether two images of an index have a label: with fewer, no class is named."""
+    return int((np.asarray(index.labels) >= 0).sum()) > 1
+
+
 def voters_of(
     folder: Path, index: NeighborIndex, settings: EvaluateSection, trained: int
 ) -> tuple[Gallery, Calibration] | None:
-    """The index of a run as it votes, and what its probabilities come from; None where fewer than two images have a label.
+    """The index of a run as it votes, and what its probabilities come from; None where it cannot (`can_vote`).
 
     Raises:
         InputError: the calibration that the folder holds is damaged.
     """
-    if (np.asarray(index.labels) >= 0).sum() < 2:
+    if not can_vote(index):
         return None
     gallery = gallery_of(index, settings, trained)
     return gallery, current_calibration(folder, gallery)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nearfar import runs
-from nearfar.answers import gallery_of, trained_images, unlabelled_gallery
+from nearfar.answers import can_vote, gallery_of, trained_images, unlabelled_gallery
 from nearfar.errors import InputError
 from nearfar.measuring.judging import Source, images_to_judge, judge
 from nearfar.opening import classes_of, labels_in, load_run
@@ -78,7 +78,7 @@ def _export_onnx(
     if asked.own and asked.split == "train":  # each is in the index itself
         ids = dict(zip(index.names["images"], index.ids.tolist(), strict=True))
         exclude = np.array([ids.get(name, -1) for name in asked.images.ids.tolist()], dtype=np.int64)
-    gallery_in = gallery_of if (np.asarray(index.labels) >= 0).sum() > 1 else unlabelled_gallery
+    gallery_in = gallery_of if can_vote(index) else unlabelled_gallery
     if quantize is not None:
         splits = asked.splits or images_to_judge(model, config, skip_bad=skip_bad).splits
         training = None if splits is None else splits.train

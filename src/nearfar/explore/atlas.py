@@ -85,7 +85,6 @@ def _table(subject: Subject, made: Map, rows: range) -> Any:
     part = slice(rows.start, rows.stop)
     names = made.names[part]
     label, prediction = ([made.class_of(number) for number in one[part].tolist()] for one in (made.labels, made.predictions))
-    told = (made.labels[part] >= 0) & (made.predictions[part] >= 0)
     splits = [SPLITS[number] for number in made.splits[part].tolist()]
     distances = _distances(made.scores[part], made.metric)
     struct = pa.StructArray.from_arrays
@@ -97,7 +96,7 @@ def _table(subject: Subject, made: Map, rows: range) -> Any:
             "split": splits,
             "label": pa.array(label, pa.string()),
             "prediction": pa.array(prediction, pa.string()),
-            "right": pa.array(~made.wrong[part], mask=~told),
+            "right": pa.array(~made.wrong[part], mask=~made.told[part]),
             "probability": made.probability[part],
             "suspicion": made.suspicion[part],
             "x": made.xy[part, 0],

@@ -64,9 +64,14 @@ class Map:
         return int((self.ids >= 0).sum())
 
     @property
+    def told(self) -> npt.NDArray[np.bool_]:
+        """Which points have a label and a prediction, and so are right or wrong [N]."""
+        return (self.labels >= 0) & (self.predictions >= 0)
+
+    @property
     def wrong(self) -> npt.NDArray[np.bool_]:
         """Which points have a label that is not what was predicted [N]."""
-        return (self.labels >= 0) & (self.predictions >= 0) & (self.labels != self.predictions)
+        return self.told & (self.labels != self.predictions)
 
     def class_of(self, number: int) -> str | None:
         """The name of a class; None for -1."""

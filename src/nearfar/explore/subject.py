@@ -61,7 +61,7 @@ class Subject:
         """What near and far mean."""
         return self.model.recipe_.evaluate.metric
 
-    @property
+    @cached_property
     def trained(self) -> int:
         """Rows of the index with ids below this are training images."""
         return trained_images(self.config, self.index)

@@ -18,7 +18,7 @@ from nearfar.serve.bodies import IMAGES, Upload, decode_upload, read_upload
 from nearfar.serve.guard import check_key
 from nearfar.serve.metrics import MEDIA_TYPE as METRICS_TYPE
 from nearfar.serve.service import Service
-from nearfar.serve.state import NO_VOTES, Job
+from nearfar.serve.state import Job, NoVotesError
 from nearfar.web.problems import Problem, answers
 
 MAP_POINTS = 4000
@@ -78,10 +78,8 @@ async def predict(
     """Name the class of images, or say 'unknown' where that is not sure enough; needs two labelled images in the index."""
     try:
         said = await _ask(request, asked, "predict", k, asked.settings.precision if precision is None else precision)
-    except InputError as error:
-        if str(error) != NO_VOTES:
-            raise
-        raise Problem(409, NO_VOTES) from None
+    except NoVotesError as error:
+        raise Problem(409, str(error)) from None
     asked.metrics.unknown.inc(sum(not one.known for one in said))
     return _json({"results": [one.as_json() for one in said]})
 

@@ -43,10 +43,16 @@ Pixels = npt.NDArray[np.uint8]
 _LOG = logging.getLogger("nearfar")
 PLACED_BY = 10  # neighbours that say where on the map an image lies
 _PATIENCE = 5.0  # seconds for which another writer is waited for
-NO_VOTES = (
-    "fewer than two images of the index have a label, so that no class can be named; add labelled images (POST /v1/items, or "
-    "nearfar index add RUN FOLDER), a few of each class are enough"
-)
+
+
+class NoVotesError(InputError):
+    """A class was asked for, and nobody can vote."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "fewer than two images of the index have a label, so that no class can be named; add labelled images (POST "
+            "/v1/items, or nearfar index add RUN FOLDER), a few of each class are enough"
+        )
 
 
 @dataclass(frozen=True)
@@ -191,7 +197,7 @@ class Served:
             group = [n for n in asked if jobs[n].kind == "predict" and jobs[n].precision == precision]
             if now.voters is None:
                 for number in group:
-                    results[number] = InputError(NO_VOTES)
+                    results[number] = NoVotesError()
                 continue
             some = np.concatenate([place[parts[number]] for number in group])
             said = iter(self._predict(now, *now.voters, z[rows[some]], (scores[some], found[some]), precision))

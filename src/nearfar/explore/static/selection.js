@@ -127,9 +127,9 @@ export class SelectionPanel extends EventTarget {
   // How many of each label, the most first, and how many are wrong.
   #counts() {
     const { points } = this;
+    if (!points.labelled) return null;
     const counts = new Map();
     let wrong = 0;
-    if (!points.labelled) return null;
     for (const id of this.ids) {
       counts.set(points.labelOf(id), (counts.get(points.labelOf(id)) || 0) + 1);
       wrong += points.isWrong(id) ? 1 : 0;
@@ -166,7 +166,14 @@ export class SelectionPanel extends EventTarget {
   #asTable(ids) {
     const { points } = this;
     const { labelled, predicted } = points;
-    const head = ["", "name", "split", labelled && "label", ...(predicted ? ["prediction", "probability", labelled && "suspicion"] : [])];
+    const cell = (content, type = "") => make("td", { class: type }, content);
+    const columns = [
+      ["label", labelled, (id) => cell(make("bdi", {}, points.labelOf(id) ?? ""))],
+      ["prediction", predicted, (id) => cell(make("bdi", {}, points.predictionOf(id)), points.isWrong(id) ? "wrong" : "")],
+      ["probability", predicted, (id) => cell(percent(points.probability[id]), "number")],
+      ["suspicion", predicted && labelled, (id) => cell(points.isTold(id) ? percent(points.suspicion[id]) : "", "number")],
+    ].filter(([, there]) => there);
+    const head = ["", "name", "split", ...columns.map(([name]) => name)];
     const rows = ids.map((id) =>
       make(
         "tr",
@@ -174,10 +181,7 @@ export class SelectionPanel extends EventTarget {
         make("td", {}, picture(points.picture(id))),
         make("th", { scope: "row" }, make("button", { type: "button", class: "link", onclick: () => this.#open(id) }, make("bdi", {}, points.names[id]))),
         make("td", {}, points.splitOf(id)),
-        labelled ? make("td", {}, make("bdi", {}, points.labelOf(id) ?? "")) : null,
-        predicted ? make("td", { class: points.isWrong(id) ? "wrong" : "" }, make("bdi", {}, points.predictionOf(id))) : null,
-        predicted ? make("td", { class: "number" }, percent(points.probability[id])) : null,
-        predicted && labelled ? make("td", { class: "number" }, points.isTold(id) ? percent(points.suspicion[id]) : "") : null,
+        ...columns.map(([, , filled]) => filled(id)),
       ),
     );
     return make(
@@ -186,7 +190,7 @@ export class SelectionPanel extends EventTarget {
       make(
         "table",
         {},
-        make("thead", {}, make("tr", {}, ...head.filter((name) => typeof name === "string").map((name) => make("th", { scope: "col" }, name || make("span", { class: "hidden" }, "picture"))))),
+        make("thead", {}, make("tr", {}, ...head.map((name) => make("th", { scope: "col" }, name || make("span", { class: "hidden" }, "picture"))))),
         make("tbody", {}, ...rows),
       ),
     );
