@@ -127,6 +127,18 @@ def test_votes_that_are_always_right_or_never_are_not_believed_without_end(right
     assert said == (pytest.approx(50 / 51, abs=0.01) if right else pytest.approx(1 / 4, abs=0.02))
 
 
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(1, 60), classes=st.integers(2, 40), seed=st.integers(0, 99))
+def test_a_few_queries_are_not_believed_for_much(count: int, classes: int, seed: int) -> None:
+    """However near the neighbours, and all of one mind: (N + 1) / (N + 2) at most, the rule of succession."""
+    similarity = np.random.default_rng(seed).uniform(0.9, 1.0, (count, 5))
+    fitted = fit_probabilities(np.ones((count, 5), dtype=bool), similarity, classes)
+    known = replace(FITTED, **dict(zip(("temperature", "background", "uniform"), fitted, strict=True)), classes=classes)
+    nearest = np.full((1, 5), 1e6 * fitted[0])
+    said = label_probability(np.zeros((1, 5), dtype=np.int64), nearest, np.zeros(1, dtype=np.int64), known)
+    assert said <= (count + 1) / (count + 2) + 1e-12
+
+
 def test_cross_fitted_rows_are_unseen_by_their_fit() -> None:
     codes, similarity, truth = neighbours(100)
     own, won = codes == truth[:, None], codes == codes[:, :1]

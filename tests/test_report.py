@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import re
 import shlex
 import shutil
 import tomllib
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from htmlreader import Reader, pictures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -81,50 +80,8 @@ def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nearfar.report.write.draw_plots", lambda *_: Album())
 
 
-class Reader(HTMLParser):
-    """What a browser would see: elements with their attributes, and the text of each table row."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.rows: list[list[str]] = []
-        self.text = ""
-        self.feed(text)
-        assert self.open == [], "every element is closed"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" in self.open:
-            return
-        self.text += data
-        if "td" in self.open or "th" in self.open:
-            self.rows[-1][-1] += " " + data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def row(self, start: str) -> list[str]:
-        return next(row for row in self.rows if row[0].strip().startswith(start))
-
-
 def read(folder: Path) -> Reader:
     return Reader((folder / "report.html").read_text())
-
-
-def pictures(reader: Reader) -> list[bytes]:
-    return [base64.b64decode(str(each["src"]).removeprefix("data:image/png;base64,")) for each in reader.all("img")]
 
 
 def test_the_page_is_one_small_file_that_loads_and_runs_nothing(made: Made) -> None:
@@ -194,7 +151,7 @@ def test_figures_on_the_page_are_those_of_metrics_json(made: Made) -> None:
     reader = read(folder)
     seen = 0
     for section, key, title, _ in tables.FIGURES:
-        value = tree[section].get(key)
+        value = tree.get(section, {}).get(key)
         if value is None:
             continue
         row = reader.row(title.format(k=5) + " ")

@@ -223,13 +223,11 @@ def test_images_with_captions_and_no_labels(data: Path, tmp_path: Path, cli: Cli
     assert (code, err) == (0, "")
     assert "text to image" in out
     tree = json.loads((tmp_path / "run" / runs.METRICS).read_text())
-    assert set(tree) == {"towers", "data", "timing"}
+    assert tree["views"]["recall@1"] > 0.5  # and as images, by views of them
+    assert "classification" not in tree
     assert 0 <= tree["towers"]["text_to_image"]["recall@1"] <= 1
     (found,) = verbs.search(tmp_path / "run", ["dim left"], k=2)
     assert [one["label"] for one in found["neighbors"]] == [None, None]
-    code, _, err = cli("report", tmp_path / "run")
-    assert code == 2
-    assert "has no labels" in err
     code, out, err = cli("explore", tmp_path / "run", "--map-only")
     assert code == 0, err
     assert "of 160 images (120 gallery, 40 test)" in out

@@ -252,11 +252,10 @@ def test_such_a_run_is_exported_and_checked_by_its_neighbours(unsorted: tuple[Pa
     np.testing.assert_allclose(theirs.transform(images), ours.transform(images), atol=1e-5)
 
 
-@pytest.mark.parametrize("verb", ["predict", "evaluate"])
-def test_what_needs_labels_says_so(verb: str, unsorted: tuple[Path, Path]) -> None:
+def test_what_needs_labels_says_so(unsorted: tuple[Path, Path]) -> None:
     run, photos = unsorted
     with pytest.raises(InputError, match="label"):
-        verbs.predict(run, [photos]) if verb == "predict" else verbs.evaluate(run)
+        verbs.predict(run, [photos])
 
 
 def test_labelled_images_judge_such_a_run_among_themselves(unsorted: tuple[Path, Path]) -> None:

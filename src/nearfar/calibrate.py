@@ -186,7 +186,8 @@ def fit_probabilities(own: Flags, similarity: Wide, classes: int) -> tuple[float
     """Fit temperature, background and uniform share by log loss.
 
     To the queries one is added that stands for the mistake not yet seen: neighbours at the usual similarities, none of them
-    right (the rule of succession, Laplace 1774). Without it a gallery that makes no mistake would be believed without end.
+    right (the rule of succession, Laplace 1774). Without it a gallery that makes no mistake would be believed without end. By
+    the same rule no probability passes (N + 1) / (N + 2), however near the neighbours are: a few queries cannot say more.
 
     Args:
         own: whether each neighbour is of its query's class [N, k].
@@ -203,9 +204,10 @@ def fit_probabilities(own: Flags, similarity: Wide, classes: int) -> tuple[float
         raise InputError(f"own has shape {own.shape}, similarity {similarity.shape}; expected one and the same [N, k], N >= 1")
     centre, spread = _scale(similarity)
     usual = np.median(similarity, axis=0, keepdims=True)
+    least = 1.0 / ((len(own) + 2) * (1.0 - 1.0 / classes)) if classes > 1 else 0.0  # u, for the greatest probability
     own = np.concatenate([own, np.zeros_like(own[:1])])
     scaled = (np.concatenate([similarity, usual]) - centre) / spread
-    found = [_descend(own, scaled, classes, start) for start in _STARTS]
+    found = [_descend(own, scaled, classes, start, least) for start in _STARTS]
     log_t, b, u = min(found, key=lambda each: each[0])[1]
     return spread * math.exp(log_t), centre + spread * b, 1.0 / (1.0 + math.exp(-u))
 
@@ -314,8 +316,13 @@ def _scale(similarity: Wide) -> tuple[float, float]:
     return centre, spread if spread > 1e-12 * max(1.0, abs(centre)) else max(1.0, abs(centre))
 
 
-def _descend(own: Flags, scaled: Wide, classes: int, start: tuple[float, float]) -> tuple[float, tuple[float, float, float]]:
-    """The smallest log loss that is found from ``start``, and where: log T, b and the log odds of u, in scaled units."""
+def _descend(
+    own: Flags, scaled: Wide, classes: int, start: tuple[float, float], least: float
+) -> tuple[float, tuple[float, float, float]]:
+    """The smallest log loss that is found from ``start``, and where: log T, b and the log odds of u, in scaled units.
+
+    ``least`` is the smallest u.
+    """
     import torch
     from scipy.optimize import minimize
 
@@ -341,6 +348,9 @@ def _descend(own: Flags, scaled: Wide, classes: int, start: tuple[float, float])
     with torch.enable_grad():
         # PyTorch's own L-BFGS would import PyTorch's compiler, which takes longer than the fit.
         options = {"maxiter": 60, "ftol": 1e-12, "gtol": 1e-9}
-        end = minimize(loss, begin.numpy(), jac=True, method="L-BFGS-B", bounds=[(-30.0, 30.0)] * 3, options=options)
+        lowest = max(-30.0, math.log(least / (1.0 - least))) if least > 0.0 else -30.0
+        bounds = [(-30.0, 30.0), (-30.0, 30.0), (lowest, 30.0)]
+        begun = np.clip(begin.numpy(), *zip(*bounds, strict=True))
+        end = minimize(loss, begun, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     log_t, b, u = end.x.tolist()
     return float(end.fun), (log_t, b, u)

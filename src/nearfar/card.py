@@ -12,6 +12,8 @@ from nearfar.files import read_json, write_text
 from nearfar.reproduce import recipe_file, recipe_toml, train_command
 
 _ROWS = (  # section and key in metrics.json, and what it is called
+    ("views", "recall@1", "Recall at 1, an image looked for by a changed view of it"),
+    ("views", "mrr", "Mean reciprocal rank, likewise"),
     ("classification", "accuracy", "{k}-nearest-neighbour accuracy"),
     ("classification", "one_nn_accuracy", "1-nearest-neighbour accuracy"),
     ("classification", "head_accuracy", "Accuracy of the linear head"),
@@ -144,7 +146,7 @@ def _measured(metrics: dict[str, Any]) -> list[tuple[str, str, str, float]]:
     for section, key, title in _ROWS:
         value = metrics.get(section, {}).get(key)
         if isinstance(value, int | float):
-            rows.append((section, key, title.format(k=metrics["classification"].get("k", "k")), float(value)))
+            rows.append((section, key, title.format(k=metrics.get("classification", {}).get("k", "k")), float(value)))
     return rows
 
 

@@ -55,8 +55,8 @@ def export(
     from nearfar.export import export_projector
 
     judged = judge(run, data, device=device, skip_bad=skip_bad)
-    queries = judged.queries
-    files = export_projector(judged.z, judged.labels, judged.classes, queries.images, out, ids=queries.ids.tolist())
+    queries, labels = judged.queries, judged.labels if judged.told else None
+    files = export_projector(judged.z, labels, judged.classes, queries.images, out, ids=queries.ids.tolist())
     return {"out": str(out), "images": len(queries), "files": [path.name for path in files]}
 
 

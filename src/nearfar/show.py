@@ -22,8 +22,8 @@ def trained(result: Mapping[str, Any]) -> str:
         else f"nothing to learn in {result['recipe']}: its encoder is frozen; it embedded {images} as it is",
         *([bare] if result.get("uncaptioned") else []),
         f"run folder: {result['run']}",
-        f"next: nearfar {'evaluate' if result['classes'] or captioned else 'search'} {result['run']}"
-        + ("" if result["classes"] or captioned else " IMAGE"),
+        f"next: nearfar evaluate {result['run']}"
+        + ("" if result["classes"] or captioned else f", or nearfar search {result['run']} IMAGE"),
     ]
     return "\n".join(skipped(result) + lines)
 

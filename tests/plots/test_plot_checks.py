@@ -48,6 +48,14 @@ NAN = float("nan")
         (lambda: plots.pair_grid(IMAGES / 1.0, IMAGES, [1, 0, 1]), "a has dtype float64, expected uint8"),
         (lambda: plots.pair_grid(IMAGES[:, 0], IMAGES, [1, 0, 1]), r"a has shape \[3, 4, 4\]"),
         (lambda: plots.pair_grid(IMAGES.repeat(2, 1), IMAGES, [1, 0, 1]), "a has 2 channels"),
+        (lambda: plots.pair_grid(IMAGES, IMAGES, None, predicted=[1, 0, 1]), "same is missing, expected it where predicted"),
+        (
+            lambda: plots.neighbor_grid(IMAGES, None, IMAGES[:, None], [[0]] * 3, np.zeros((3, 1)), TWO),
+            "query_labels or neighbor_labels is missing, expected both or neither",
+        ),
+        (lambda: plots.missed_views(IMAGES, IMAGES, IMAGES[:2], [2, 3, 4]), "found has 2 entries, images has 3"),
+        (lambda: plots.missed_views(IMAGES, IMAGES, IMAGES, [2, 3]), "ranks has 2 entries, images has 3"),
+        (lambda: plots.missed_views(IMAGES[:0], IMAGES[:0], IMAGES[:0], []), "ranks is empty"),
         (
             lambda: plots.neighbor_grid(IMAGES, [0, 1, 0], IMAGES[:, None], [[0]], np.zeros((3, 1)), TWO),
             r"neighbor_labels has shape \[1, 1\], queries and neighbors need \[3, 1\]",

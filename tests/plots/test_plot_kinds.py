@@ -10,7 +10,7 @@ from plots.plot_samples import AWKWARD, check_promises, drawn_words, make_sample
 
 from nearfar import plots
 from nearfar.plots import Difference, sheets
-from nearfar.plots.style import RIGHT, WRONG, class_colors, clean
+from nearfar.plots.style import MUTED, RIGHT, WRONG, class_colors, clean
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -173,10 +173,34 @@ def test_sheets_of_pictures(channels: int, size: tuple[int, int]) -> None:
         plots.pair_grid(images, images[::-1], labels == labels[::-1]),
         plots.pair_grid(images, images[::-1], labels == labels[::-1], predicted=labels > 4, scores=labels * 1e3),
         plots.neighbor_grid(images[:3], labels[:3], found, labels[:9].reshape(3, 3), np.ones((3, 3)), sample.classes),
+        plots.neighbor_grid(images[:3], None, found, None, np.ones((3, 3))),
+        plots.pair_grid(images, images[::-1], None, scores=labels / 9),
+        plots.missed_views(images, images[::-1], images, labels + 2, total=100),
         plots.worst_mistakes(images, labels, wrong, labels / 9, sample.classes),
         plots.worst_mistakes(images, labels, wrong, labels / 9, sample.classes, nearest=images[::-1]),
     ):
         check_promises(plot)
+
+
+def test_what_nobody_knows_is_not_called_right_or_wrong() -> None:
+    images = make_sample(4, per_class=1).images
+    near = plots.neighbor_grid(images[:2], None, images.reshape(2, 2, *images.shape[1:]), None, [[0.9, 0.8], [0.7, 0.6]])
+    assert drawn_words(near) == ["query", "nearest in the gallery, best first", "0.90", "0.80", "0.70", "0.60"]
+    pairs = plots.pair_grid(images[:2], images[2:], None, scores=[0.25, 0.75], score_name="r")
+    assert drawn_words(pairs) == ["r = 0.25", "r = 0.75"]
+    for plot in (near, pairs):
+        assert {to_hex(frame.get_edgecolor()) for frame in plot.figure.axes[0].patches} == {MUTED.lower()}
+        assert "class" not in plot.caption + plot.alt
+
+
+def test_views_that_miss_stand_between_their_image_and_what_they_found() -> None:
+    images = make_sample(6, per_class=1, channels=3).images
+    plot = plots.missed_views(images[:2], images[2:4], images[4:], [1234, 2], total=9)
+    shown = [np.asarray(image.get_array()) for image in plot.figure.axes[0].images]
+    for got, expected in zip(shown, images[[0, 2, 4, 1, 3, 5]], strict=True):
+        assert (got == np.moveaxis(expected, 0, -1)).all()
+    assert drawn_words(plot) == ["found in place 1,234", "found in place 2"]
+    assert "of 9 views" in plot.caption
 
 
 def test_pairs_show_both_images_and_colour_the_verdicts() -> None:

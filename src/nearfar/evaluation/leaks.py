@@ -116,39 +116,46 @@ def leak_parts(copies: Copies) -> dict[str, Flags]:
 
 
 def leak_figures(
-    copies: Copies, figures: Mapping[str, Any], truth: Ints, known: Ints, query_ids: Sequence[str], gallery_ids: Sequence[str]
+    copies: Copies,
+    figures: Mapping[str, Any],
+    truth: Ints | None,
+    known: Ints | None,
+    query_ids: Sequence[str],
+    gallery_ids: Sequence[str],
 ) -> dict[str, Any]:
     """What ``metrics.json`` says of copies.
 
     Args:
         copies: as found.
         figures: of the queries that ``leak_parts`` names.
-        truth: class numbers of the queries [N].
-        known: class numbers of the gallery [M].
+        truth: class numbers of the queries [N], or None.
+        known: class numbers of the gallery [M], or None.
         query_ids: N names.
         gallery_ids: M names.
 
     Returns:
         ``exact`` and ``near``: queries with such a copy (``near`` without the exact ones; None where they were not looked
-        for); ``differing_labels``: those whose copy is of another class; ``likeness``, the rule; ``figures``; and
-        ``examples``, twenty pairs from the most to the least alike: ``query, gallery, likeness, same_class``.
+        for); with labels ``differing_labels``: those whose copy is of another class; ``likeness``, the rule; ``figures``; and
+        ``examples``, twenty pairs from the most to the least alike: ``query, gallery, likeness`` and, with labels,
+        ``same_class``.
     """
     rows = np.flatnonzero(copies.found)
-    agree = known[copies.partner[rows]] == truth[rows]
-    order = np.lexsort((rows, -copies.likeness[rows]))
+    partners, likeness = copies.partner[rows], copies.likeness[rows]
+    agree = None if truth is None or known is None else known[partners] == truth[rows]
+    order = np.lexsort((rows, -likeness))
     shown = order[np.unique(np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).round().astype(np.int64))]
     return {
         "exact": int(copies.exact.sum()),
         "near": int((copies.found & ~copies.exact).sum()) if copies.near_sought else None,
-        "differing_labels": int((~agree).sum()),
+        **({} if agree is None else {"differing_labels": int((~agree).sum())}),
         "likeness": LIKENESS,
         "figures": dict(figures),
         "examples": [
             {
                 "query": str(query_ids[rows[at]]),
-                "gallery": str(gallery_ids[copies.partner[rows[at]]]),
-                "likeness": round(float(copies.likeness[rows[at]]), 6),
-                "same_class": bool(agree[at]),
+                "gallery": str(gallery_ids[partners[at]]),
+                "likeness": round(float(likeness[at]), 6),
+                **({} if agree is None else {"same_class": bool(agree[at])}),
             }
             for at in shown.tolist()
         ],

@@ -5,7 +5,6 @@ Knows a model, images and their captions; formulas are `nearfar.evaluation.tower
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,31 +60,3 @@ def towers(
             "templates": list(templates),
         }
     return tree
-
-
-def captions_alone(model: Embedder, source: str, split: str, images: ImageSet, gallery: int) -> dict[str, Any]:
-    """The tree of ``metrics.json`` where images have captions and no labels: of classes there is nothing to say."""
-    started = time.perf_counter()
-    z = model.transform(images)
-    seconds = time.perf_counter() - started
-    training = model.training_
-    return {
-        "towers": towers(model, images, z, None, ()),
-        "data": {
-            "source": source,
-            "split": split,
-            "queries": len(images),
-            "gallery": gallery,
-            "gallery_is": "the run's index, whose images have no labels",
-            "dimensions": z.shape[1],
-            "new_classes": 0,
-            "skipped": list(images.skipped),
-            "seed": model.seed,
-        },
-        "timing": {
-            "train_seconds": training.get("seconds"),
-            "train_images_per_second": training.get("images_per_second"),
-            "embed_seconds": seconds,
-            "images_per_second": len(images) / seconds,
-        },
-    }

@@ -17,10 +17,10 @@ from nearfar.files import write_json
 from nearfar.measuring.judging import (
     Judged,
     Source,
-    embed_asked,
     gallery_or_reason,
     index_images,
-    open_asked,
+    judge,
+    of_the_run,
     sampled_rows,
     threshold_rows,
 )
@@ -40,7 +40,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a run and write ``metrics.json`` and the model card; the other arguments are those of `judge`.
 
-    Of a run with a text tower, images that have captions and no labels will do: they and their captions are measured alone.
+    Images without labels are judged by views of them (`nearfar.measuring.unlabelled`), and by captions where they have any.
 
     Args:
         run: as for `judge`.
@@ -58,17 +58,11 @@ def evaluate(
     from nearfar.measuring.certainty import keep_calibration
 
     other = beside_it(baseline, device)
-    folder, config, model, index, asked = open_asked(run, data, device=device, skip_bad=skip_bad)
-    if asked.images.labels is None and model.has_text and any(asked.images.texts or ()):
-        from nearfar.measuring.captions import captions_alone
-
-        tree = captions_alone(model, asked.source, asked.split, asked.images, len(index))
-    else:
-        judged = embed_asked(folder, config, model, index, asked)
-        tree = figures(judged, other=other, skip_bad=skip_bad)
-        keep_calibration(judged, tree)
-    write_json(folder / runs.METRICS, tree)
-    write_card(folder)
+    judged = judge(run, data, device=device, skip_bad=skip_bad)
+    tree = figures(judged, other=other, skip_bad=skip_bad)
+    keep_calibration(judged, tree)
+    write_json(judged.folder / runs.METRICS, tree)
+    write_card(judged.folder)
     return tree
 
 
@@ -88,7 +82,7 @@ def beside_it(baseline: str | None, device: str) -> Other | None:
 def figures(judged: Judged, *, other: Other | None = None, skip_bad: bool = False) -> dict[str, Any]:
     """All figures of a judged run, as ``metrics.json`` holds them; classes that were kept apart under ``unseen``.
 
-    ``other`` is what `beside_it` gave.
+    ``other`` is what `beside_it` gave. Of images without labels they are those of `nearfar.measuring.unlabelled`.
 
     ``left_out`` says why there are no ``leaks`` or no ``baselines``, where there are none.
     """
@@ -96,8 +90,10 @@ def figures(judged: Judged, *, other: Other | None = None, skip_bad: bool = Fals
     from nearfar.measuring.beside import Side
     from nearfar.measuring.certainty import certainty
     from nearfar.measuring.heads import add_head_accuracy, add_towers
-    from nearfar.training.health import warnings_of
+    from nearfar.measuring.unlabelled import figures_of_views, look_for_views
 
+    if not judged.told:
+        return figures_of_views(judged, look_for_views(judged), other)
     recipe, model = judged.model.recipe_, judged.model
     held = threshold_rows(judged)
     settings: dict[str, Any] = {
@@ -160,17 +156,8 @@ def figures(judged: Judged, *, other: Other | None = None, skip_bad: bool = Fals
         left_out["calibration"] = str(reason)
     if left_out:
         tree["left_out"] = left_out
-    if warnings := warnings_of(model.history_):
-        tree["training"] = {"warnings": warnings}
-    training = judged.config.get("training", {})
-    tree["timing"] = {
-        **tree.get("timing", {}),
-        "train_seconds": training.get("seconds"),
-        "train_images_per_second": training.get("images_per_second"),
-        "embed_seconds": judged.seconds,
-        "images_per_second": len(judged.queries) / judged.seconds,
-    }
-    return tree
+    facts = of_the_run(judged)
+    return {**tree, **facts, "timing": {**tree.get("timing", {}), **facts["timing"]}}
 
 
 def _index_is(judged: Judged) -> str:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 Source = str | Path | ImageSet
 Labels = npt.NDArray[np.int64]
 
-Opened = tuple[Path, dict[str, Any], "Embedder", NeighborIndex, "Asked"]
-
 THRESHOLD_ROWS = 5000  # gallery images that the pair threshold is chosen on where there are no validation images
 
 
@@ -47,15 +45,20 @@ class Judged:
     splits: Splits | None  # all parts, where the images are those that the run was made from
     classes: list[str]  # the run's, then those that only the images have
     queries: ImageSet
-    labels: Labels  # [N], numbers of ``classes``
+    labels: Labels  # [N], numbers of ``classes``; -1 where the images have no labels
     z: npt.NDArray[np.float32]  # [N, D]
     seconds: float  # that embedding them took
     same: bool  # the images are searched among themselves, each left out of its own search
 
+    @property
+    def told(self) -> bool:
+        """Whether the images have labels."""
+        return self.queries.labels is not None
+
     @cached_property
     def rows(self) -> Labels:
-        """The rows of the index that have a label [M], ascending: the others answer nothing, and are not searched."""
-        return np.flatnonzero(np.asarray(self.index.labels) >= 0)
+        """The rows of the index that are searched [M], ascending: where classes are asked for, those that have a label."""
+        return np.flatnonzero(np.asarray(self.index.labels) >= 0) if self.told else np.arange(len(self.index))
 
     @cached_property
     def gallery(self) -> npt.NDArray[np.float32]:
@@ -87,20 +90,12 @@ def judge(run: str | Path, data: Source | None = None, *, device: str = "auto", 
     Raises:
         InputError: the run or the data cannot be used.
     """
-    return embed_asked(*open_asked(run, data, device=device, skip_bad=skip_bad))
-
-
-def open_asked(run: str | Path, data: Source | None, *, device: str, skip_bad: bool) -> Opened:
     folder = Path(run)
     model, index = load_run(folder, device=device)
     config = runs.read_config(folder)
-    return folder, config, model, index, images_to_judge(model, config, data, skip_bad=skip_bad)
-
-
-def embed_asked(folder: Path, config: dict[str, Any], model: Embedder, index: NeighborIndex, asked: Asked) -> Judged:
-    source, split, own, splits, queries = asked
+    source, split, own, splits, queries = images_to_judge(model, config, data, skip_bad=skip_bad)
     classes = classes_of(model, index)
-    labels = labels_in(queries, classes)
+    labels = np.full(len(queries), -1) if queries.labels is None else labels_in(queries, classes)
     started = time.perf_counter()
     z = model.transform(queries)
     seconds = time.perf_counter() - started
@@ -118,7 +113,7 @@ def embed_asked(folder: Path, config: dict[str, Any], model: Embedder, index: Ne
         labels=labels,
         z=z,
         seconds=seconds,
-        same=bool((own and split == "train") or not known.all()),
+        same=bool((own and split == "train") or not (known.all() or queries.labels is None)),
     )
 
 
@@ -151,6 +146,23 @@ def images_to_judge(model: Model, config: Mapping[str, Any], data: Source | None
         found = load_splits(data, **shape_of(model), skip_bad=skip_bad)
     split = next(name for name in ("test", "validation", "train") if name in found)
     return Asked(source, split, own, splits, found[split])
+
+
+def of_the_run(judged: Judged) -> dict[str, Any]:
+    """What every ``metrics.json`` says of the run itself: ``training``, where it gave warnings, and ``timing``."""
+    from nearfar.training.health import warnings_of
+
+    training = judged.config.get("training", {})
+    warnings = warnings_of(judged.model.history_)
+    return {
+        **({"training": {"warnings": warnings}} if warnings else {}),
+        "timing": {
+            "train_seconds": training.get("seconds"),
+            "train_images_per_second": training.get("images_per_second"),
+            "embed_seconds": judged.seconds,
+            "images_per_second": len(judged.queries) / judged.seconds,
+        },
+    }
 
 
 def gallery_images(judged: Judged, *, skip_bad: bool = False) -> ImageSet:

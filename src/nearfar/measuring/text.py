@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _FIGURES = (
+    ("views", "recall@1", "recall@1"),
+    ("views", "recall@5", "recall@5"),
+    ("views", "recall@10", "recall@10"),
+    ("views", "mrr", "MRR"),
     ("classification", "accuracy", "{k}-NN accuracy"),
     ("classification", "one_nn_accuracy", "1-NN accuracy"),
     ("classification", "head_accuracy", "linear head accuracy"),
@@ -129,11 +133,17 @@ def _copies(tree: Mapping[str, Any]) -> list[str]:
     line = f"copies in the gallery: {found['exact']:,} images are there to the pixel, {near}"
     if not count or not rest["queries"]:
         return [line]
-    names = (("accuracy", "accuracy"), ("one_nn_accuracy", "1-NN"), ("recall@1", "recall@1"), ("map@r", "MAP@R"))
+    names = (
+        ("accuracy", "accuracy"),
+        ("one_nn_accuracy", "1-NN"),
+        ("recall@1", "recall@1"),
+        ("map@r", "MAP@R"),
+        ("mrr", "MRR"),
+    )
     pairs = [
         f"{title} {rest[key]:.4f} (with them {found['figures']['all'][key]:.4f})"
         for key, title in names
-        if rest[key] is not None
+        if rest.get(key) is not None
     ]
     return [line, f"without these {count:,}: {', '.join(pairs)}"]
 

@@ -13,7 +13,7 @@ from nearfar.plots.pairs import pair_grid
 from nearfar.plots.plot import Plot, save
 from nearfar.plots.projections import project_pca, project_tsne, sample_rows
 from nearfar.plots.training import loss_by_epoch
-from nearfar.plots.views import view_grid
+from nearfar.plots.views import missed_views, view_grid
 
 __all__ = [
     "Difference",
@@ -24,6 +24,7 @@ __all__ = [
     "density_map",
     "distance_histogram",
     "loss_by_epoch",
+    "missed_views",
     "most_confused",
     "neighbor_grid",
     "one_per_class",

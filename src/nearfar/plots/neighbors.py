@@ -18,11 +18,11 @@ _MISTAKE_COLUMNS = 5
 
 def neighbor_grid(
     queries: Any,
-    query_labels: ArrayLike,
+    query_labels: ArrayLike | None,
     neighbors: Any,
-    neighbor_labels: ArrayLike,
+    neighbor_labels: ArrayLike | None,
     scores: ArrayLike,
-    classes: Sequence[str],
+    classes: Sequence[str] = (),
     *,
     score_name: str = "cosine similarity",
     limit: int = 12,
@@ -32,9 +32,9 @@ def neighbor_grid(
 
     Args:
         queries: uint8 [Q, C, H, W]; ``one_per_class`` picks the rows.
-        query_labels: class numbers [Q].
+        query_labels: class numbers [Q]; None where nobody knows: then no neighbour is right or wrong.
         neighbors: uint8 [Q, k, C, H, W], for example ``gallery.images[ids.ravel()].reshape(*ids.shape, C, H, W)``.
-        neighbor_labels: class numbers [Q, k].
+        neighbor_labels: class numbers [Q, k]; None where ``query_labels`` is.
         scores: similarities or distances [Q, k], best first.
         classes: the class names, by number.
         score_name: what the scores are, for the caption.
@@ -45,15 +45,20 @@ def neighbor_grid(
         InputError: shapes or lengths do not fit, or there is no query or no neighbour.
     """
     asked, found = check_images("queries", queries), check_images("neighbors", neighbors, lead=2)
-    truth = check_labels("query_labels", query_labels, classes)
-    answers = check_labels("neighbor_labels", neighbor_labels, classes)
+    if (query_labels is None) != (neighbor_labels is None):
+        raise InputError("query_labels or neighbor_labels is missing, expected both or neither")
     if not len(asked) or not found.shape[1]:
         raise InputError(f"queries has {len(asked)} rows with {found.shape[1]} neighbors each, expected at least one of each")
     if limit < 1:
         raise InputError(f"limit is {limit}, expected at least 1 query")
     numbers = check_numbers("scores", scores, "[Q, k]")
-    check_length("query_labels", truth, len(asked), "queries")
-    for argument, values in (("neighbor_labels", answers), ("scores", numbers)):
+    needed: dict[str, NDArray[Any]] = {"scores": numbers}
+    truth = answers = hits = None
+    if query_labels is not None and neighbor_labels is not None:
+        truth = check_labels("query_labels", query_labels, classes)
+        needed["neighbor_labels"] = answers = check_labels("neighbor_labels", neighbor_labels, classes)
+        check_length("query_labels", truth, len(asked), "queries")
+    for argument, values in needed.items():
         if values.shape != found.shape[:2] or len(values) != len(asked):
             raise InputError(
                 f"{argument} has shape {list(values.shape)}, queries and neighbors need {[len(asked), found.shape[1]]}"
@@ -65,9 +70,11 @@ def neighbor_grid(
     side = min(0.75, 0.88 * cell)
     high = sheets.image_height(side, asked, found)
     header = 0.25
-    hits = answers[:rows] == truth[:rows, None]
-    # Only a row with a wrong neighbour needs a second line, for that one's class.
-    heights = high + np.where(hits.all(axis=1), 1, 2) * sheets.LINE + 0.14
+    lines = np.ones(rows)
+    if truth is not None and answers is not None:
+        hits = answers[:rows] == truth[:rows, None]
+        lines += ~hits.all(axis=1)  # only a row with a wrong neighbour needs a second line, for that one's class
+    heights = high + lines * sheets.LINE + 0.14
     tops = header + np.cumsum(heights) - heights
     with style.plot_style():
         figure, axes = sheets.new_sheet(header + sheets.MARGIN + float(heights.sum()), width)
@@ -78,8 +85,14 @@ def neighbor_grid(
             y = float(tops[row])
             x = sheets.MARGIN + (query_room - side) / 2
             sheets.put_image(axes, asked[row], x, y, side)
-            sheets.put_line(axes, classes[truth[row]], x + side / 2, y + high + 0.05, query_room)
+            if truth is not None:
+                sheets.put_line(axes, classes[truth[row]], x + side / 2, y + high + 0.05, query_room)
             for at in range(k):
+                if answers is None or hits is None:
+                    x = start + at * cell + (cell - side) / 2
+                    sheets.put_image(axes, found[row, at], x, y, side)
+                    sheets.put_line(axes, _short(numbers[row, at]), x + side / 2, y + high + 0.05, cell)
+                    continue
                 right = bool(hits[row, at])
                 color = style.RIGHT if right else style.WRONG
                 x = start + at * cell + (cell - side) / 2
@@ -89,9 +102,13 @@ def neighbor_grid(
                 if not right:
                     below = y + high + 0.05 + sheets.LINE
                     sheets.put_line(axes, classes[answers[row, at]], x + side / 2, below, cell - 0.03, color=color)
+        lead = (
+            f"Each row is a query and its nearest gallery images, best first, with the {style.clean(score_name, 40)} under each"
+        )
+        if hits is None:
+            return finish(name, figure, f"{lead}.", f"{rows} queries with their {k} nearest images.")
         caption = (
-            f"Each row is a query and its nearest gallery images, best first, with the {style.clean(score_name, 40)} "
-            f"under each: framed green with {sheets.YES} where the class is the query's, red and dashed with {sheets.NO} "
+            f"{lead}: framed green with {sheets.YES} where the class is the query's, red and dashed with {sheets.NO} "
             "and the class's name where it is not."
         )
         alt = f"{rows} queries with their {k} nearest images; {int(hits.sum())} of {hits.size} are of the query's class."

@@ -18,7 +18,7 @@ _COLUMNS = 5
 def pair_grid(
     a: Any,
     b: Any,
-    same: ArrayLike,
+    same: ArrayLike | None,
     *,
     predicted: ArrayLike | None = None,
     scores: ArrayLike | None = None,
@@ -31,7 +31,7 @@ def pair_grid(
     Args:
         a: the pairs' first images, uint8 [M, C, H, W].
         b: the pairs' second images, uint8 [M, C, H, W].
-        same: [M], true where the two are of the same class.
+        same: [M], true where the two are of the same class; None where nobody knows, which leaves no verdict either.
         predicted: [M], true where the model says so; None before training.
         scores: [M], the distances or similarities behind the verdicts; None leaves them out.
         score_name: what to call them.
@@ -41,7 +41,10 @@ def pair_grid(
     Raises:
         InputError: shapes or lengths do not fit, or there is no pair.
     """
-    first, second, alike = check_images("a", a), check_images("b", b), check_flags("same", same)
+    first, second = check_images("a", a), check_images("b", b)
+    if same is None and predicted is not None:
+        raise InputError("same is missing, expected it where predicted is given")
+    alike = None if same is None else check_flags("same", same)
     if not len(first):
         raise InputError("a is empty, expected at least one pair")
     if limit < 1:
@@ -63,18 +66,20 @@ def pair_grid(
         for at in range(shown):
             x = sheets.MARGIN + at % _COLUMNS * cell + 0.07
             y = sheets.MARGIN + at // _COLUMNS * row_height
-            right = said is None or said[at] == alike[at]
+            right = said is None or alike is None or said[at] == alike[at]
             color = style.MUTED if said is None else style.RIGHT if right else style.WRONG
             for offset, image in ((0.0, first[at]), (side + 0.05, second[at])):
                 sheets.put_image(axes, image, x + offset, y, side, color, dashed=not right)
-            truth = _word(alike[at])
+            words = [] if alike is None else [_word(alike[at])]
             if numbers is not None:
-                truth += f", {style.clean(score_name, 12)} = {numbers[at]:.2f}"
+                words.append(f"{style.clean(score_name, 12)} = {numbers[at]:.2f}")
             middle, below = x + side + 0.025, y + high + 0.05
-            sheets.put_line(axes, truth, middle, below, 2 * side + 0.1)
+            sheets.put_line(axes, ", ".join(words), middle, below, 2 * side + 0.1)
             if said is not None:
                 verdict = f"{sheets.YES if right else sheets.NO} said {_word(said[at])}"
                 sheets.put_line(axes, verdict, middle, below + sheets.LINE, 2 * side + 0.1, color=color)
+        if alike is None:
+            return finish(name or "pairs", figure, "Each two images side by side are one pair.", f"{shown} pairs of images.")
         if said is None:
             caption = "Each two images side by side are one pair; the line below says whether they are of the same class."
             alt = f"{shown} pairs of images, {int(alike[:shown].sum())} of the same class."

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar import reproduce
-from nearfar.report import tables, trust
+from nearfar.report import tables, trust, unlabelled
 from nearfar.report.markup import block, code, facts, name, picture, table, text, thumbnail
 from nearfar.report.pictures import Album
 from nearfar.report.sure import sure
@@ -77,14 +77,21 @@ def render(content: Content, images: Mapping[str, bytes]) -> str:
 
 def _document(content: Content, images: Mapping[str, bytes]) -> str:
     title = f"{content.config['recipe']['name']} on {content.config['data'].get('source', 'images')}"
+    tree, shown = content.figures, content.album.plots
+    if "views" in tree:
+        found = [("missed", "Not found again", unlabelled.not_found(tree, "views_missed" in shown))]
+    else:
+        found = [
+            ("sure", "How sure it is", sure(tree)),
+            ("classes", "By class", trust.classes(tree)),
+            ("mistakes", "Worst mistakes", _mistakes(content)),
+        ]
     parts = [
         ("summary", "In short", _in_short(content)),
         ("trained", "What was trained", _trained(content)),
         ("figures", "Figures", _figures(content)),
-        ("copies", "Copies in the gallery", trust.copies(content.figures, "copies" in content.album.plots)),
-        ("sure", "How sure it is", sure(content.figures)),
-        ("classes", "By class", trust.classes(content.figures)),
-        ("mistakes", "Worst mistakes", _mistakes(content)),
+        ("copies", "Copies in the gallery", trust.copies(tree, "copies" in shown)),
+        *found,
         ("plots", "Plots", _plots(content, images)),
         ("time", "Time and machine", _time(content)),
         ("again", "How to make it again", _again(content)),
@@ -123,7 +130,21 @@ with nearfar {text(content.machine["nearfar"])}.</p>
 
 
 def _in_short(content: Content) -> str:
-    tree = content.figures
+    data = content.figures["data"]
+    lines = [unlabelled.in_short(content.figures) if "views" in content.figures else _of_classes(content.figures)]
+    if data["new_classes"]:
+        lines.append(
+            f'<p class="note">{data["new_classes"]:,} of the classes are not in the run\'s index: the images were searched '
+            "among themselves.</p>"
+        )
+    if data["skipped"]:
+        lines.append(f'<p class="note">{len(data["skipped"]):,} images could not be read and were left out.</p>')
+    for message in content.figures.get("training", {}).get("warnings", []):
+        lines.append(f'<p class="note">While it was trained: {text(message)}.</p>')
+    return "\n".join(lines)
+
+
+def _of_classes(tree: Mapping[str, Any]) -> str:
     data, k = tree["data"], tree["classification"]["k"]
     accuracy = tree["classification"]["accuracy"]
     spread = tree.get("confidence", {}).get("classification", {}).get("accuracy")
@@ -145,17 +166,7 @@ def _in_short(content: Content) -> str:
             notes.append(f"raw pixels {tables.number(pixels[section][key])}")
         below = "".join(f"<small>{note}</small>" for note in notes if note)
         lines.append(f"<li>{text(title.format(k=k))}<strong>{tables.number(value)}</strong>{below}</li>")
-    lines.append("</ul>")
-    if data["new_classes"]:
-        lines.append(
-            f'<p class="note">{data["new_classes"]:,} of the classes are not in the run\'s index: the images were searched '
-            "among themselves.</p>"
-        )
-    if data["skipped"]:
-        lines.append(f'<p class="note">{len(data["skipped"]):,} images could not be read and were left out.</p>')
-    for message in tree.get("training", {}).get("warnings", []):
-        lines.append(f'<p class="note">While it was trained: {text(message)}.</p>')
-    return "\n".join(lines)
+    return "\n".join([*lines, "</ul>"])
 
 
 def _trained(content: Content) -> str:
@@ -228,11 +239,10 @@ def _figures(content: Content) -> str:
         )
     elif reason := content.figures.get("left_out", {}).get("baselines"):
         parts.append(f'<p class="note">Baselines were left out: {text(reason)}.</p>')
-    parts.append(
-        tables.search_table(tree, f"Search and pairs: {data['queries']:,} queries, {data['gallery']:,} gallery images.")
-    )
-    verification = tree["verification"]
-    if verification["threshold"] is not None and verification["pairs"]:
+    asked = "Search" if "views" in tree else "Search and pairs"
+    parts.append(tables.search_table(tree, f"{asked}: {data['queries']:,} queries, {data['gallery']:,} gallery images."))
+    verification = tree.get("verification", {})
+    if verification.get("threshold") is not None and verification["pairs"]:
         origin = {"given": "the recipe", "fixed": "no choice: the fixed one"}.get(
             verification["threshold_from"], str(verification["threshold_from"])
         )
@@ -240,7 +250,7 @@ def _figures(content: Content) -> str:
             f"<p>{verification['pairs']:,} pairs of queries; below a distance of {tables.number(verification['threshold'])} "
             f"they are called the same. The threshold is from {text(origin)}.</p>"
         )
-    parts.append(tables.shape_table(tree, "How the queries lie in space."))
+    parts.append(tables.shape_table(tree, f"How the {'images' if 'views' in tree else 'queries'} lie in space."))
     if tree.get("towers"):
         parts.append(tables.towers_table(tree["towers"]))
     if "unseen" in tree:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from nearfar import plots
 from nearfar.data import ImageSet
@@ -25,10 +26,12 @@ from nearfar.report.gather import (
     sample_pairs,
 )
 
+Ints = npt.NDArray[np.int64]
+
 GROUPS: dict[str, tuple[str, ...]] = {
     "How training went": ("loss",),
     "Right and wrong": ("confusion", "confusion_errors", "most_confused"),
-    "Who is near": ("neighbors", "recall_at_k", "worst_mistakes", "copies"),
+    "Who is near": ("neighbors", "views", "views_missed", "recall_at_k", "worst_mistakes", "copies"),
     "Same or different": ("distances", "pairs", "pairs_predicted"),
     "The embedding as a map": (
         "scatter",
@@ -44,6 +47,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Every plot that a report may have, under the headings of the page."""
 
+SCORE_NAMES = {"cosine": "cosine similarity", "dot": "dot product", "euclidean": "distance"}
+"""By metric, what stands under a neighbour."""
 MISTAKES = 20
 _TSNE_POINTS = {"opentsne": 10_000, "scikit-learn": 2_500}  # by what draws the map: the latter takes five times as long
 _BEFORE_POINTS = 10_000  # images that the untrained encoder embeds too
@@ -77,7 +82,7 @@ class Album:
 
 
 def draw_plots(judged: Judged, figures: Mapping[str, Any], answers: Answers, gallery: ImageSet | InputError) -> Album:
-    """Draw everything that fits the run.
+    """Draw everything that fits the run and images with labels.
 
     Args:
         judged: the run, and the images that it is judged by.
@@ -87,33 +92,47 @@ def draw_plots(judged: Judged, figures: Mapping[str, Any], answers: Answers, gal
     """
     album = Album()
     with ThreadPoolExecutor(2) as pool:
-        spots = _Spots(judged, pool)  # t-SNE needs no figure: it goes on while all others are drawn
-        album.add("loss", lambda: _loss(judged))
+        spots = Spots(judged, pool)  # t-SNE needs no figure: it goes on while all others are drawn
+        album.add("loss", lambda: loss(judged))
         _draw_confusions(album, judged, answers)
         _draw_neighbors(album, judged, answers, gallery)
         album.add("recall_at_k", lambda: _recall(judged, figures))
-        album.add("copies", lambda: _copies(judged, figures, gallery))
+        album.add("copies", lambda: copies(judged, figures, gallery))
         _draw_pairs(album, judged, figures)
         _draw_maps(album, judged, spots)
     return album
 
 
-class _Spots:
-    """The queries before and after training, and their t-SNE, which threads of ``pool`` work on; one core for each map."""
+class Spots:
+    """The queries before and after training, and their t-SNE, which threads of ``pool`` work on; one core for each map.
+
+    Attributes:
+        classes: names of those that occur; none without labels.
+        labels: numbers of ``classes`` [N], or None.
+        rows: of the queries that are shown before and after training, ascending [n].
+        before: embeddings of these by the untrained encoder [n, D].
+    """
 
     def __init__(self, judged: Judged, pool: ThreadPoolExecutor) -> None:
-        self.classes, (self.all_labels,) = present(judged.classes, judged.labels)
+        self.classes: list[str] = []
+        self.labels: Ints | None = None
+        if judged.told:
+            self.classes, (self.labels,) = present(judged.classes, judged.labels)
         seed = judged.config["seed"]
-        rows = plots.sample_rows(self.all_labels, _BEFORE_POINTS, seed)
-        self.labels, self.before, self.after = self.all_labels[rows], embed_untrained(judged, rows), judged.z[rows]
+        self.rows = plots.sample_rows(judged.labels, _BEFORE_POINTS, seed)
+        self.before, after = embed_untrained(judged, self.rows), judged.z[self.rows]
         by = "opentsne" if importlib.util.find_spec("openTSNE") else "scikit-learn"
-        self.few = plots.sample_rows(self.labels, _TSNE_POINTS[by], seed)
+        self.few = plots.sample_rows(judged.labels[self.rows], _TSNE_POINTS[by], seed)
         self.maps: list[Future[Any]] = []
         if judged.z.shape[1] > 2:
-            self.maps = [pool.submit(plots.project_tsne, z[self.few], seed) for z in (self.before, self.after)]
+            self.maps = [pool.submit(plots.project_tsne, z[self.few], seed) for z in (self.before, after)]
+
+    def labels_at(self, rows: Ints) -> Ints | None:
+        """The labels of the queries ``rows``, where there are labels."""
+        return None if self.labels is None else self.labels[rows]
 
 
-def _loss(judged: Judged) -> Plot:
+def loss(judged: Judged) -> Plot:
     rows = judged.model.history_
     if not rows:
         raise InputError("nothing was trained, or the run folder has no history.jsonl")
@@ -136,7 +155,6 @@ def _draw_confusions(album: Album, judged: Judged, answers: Answers) -> None:
 
 def _draw_neighbors(album: Album, judged: Judged, answers: Answers, gallery: ImageSet | InputError) -> None:
     metric = judged.model.recipe_.evaluate.metric
-    names = {"cosine": "cosine similarity", "dot": "dot product", "euclidean": "distance"}
 
     def neighbors() -> Plot:
         if isinstance(gallery, InputError):
@@ -151,7 +169,7 @@ def _draw_neighbors(album: Album, judged: Judged, answers: Answers, gallery: Ima
             near.reshape(found.shape),
             answers.scores[rows, :NEIGHBORS_SHOWN],
             classes,
-            score_name=names[metric],
+            score_name=SCORE_NAMES[metric],
         )
 
     def mistakes() -> Plot:
@@ -171,7 +189,8 @@ def _draw_neighbors(album: Album, judged: Judged, answers: Answers, gallery: Ima
     album.add("worst_mistakes", mistakes)
 
 
-def _copies(judged: Judged, figures: Mapping[str, Any], gallery: ImageSet | InputError) -> Plot:
+def copies(judged: Judged, figures: Mapping[str, Any], gallery: ImageSet | InputError) -> Plot:
+    """Queries beside their copies in the gallery."""
     if isinstance(gallery, InputError):
         raise gallery
     pairs = figures["leaks"]["examples"]
@@ -182,17 +201,20 @@ def _copies(judged: Judged, figures: Mapping[str, Any], gallery: ImageSet | Inpu
         place = {name: row for row, name in enumerate(images.ids.tolist())}
         return images.images[np.array([place[pair[key]] for pair in pairs])]
 
-    same = np.array([pair["same_class"] for pair in pairs])
+    same = np.array([pair["same_class"] for pair in pairs]) if judged.told else None
     likeness = 100.0 * np.array([pair["likeness"] for pair in pairs])
     asked, copied = side(judged.queries, "query"), side(gallery, "gallery")
     plot = plots.pair_grid(asked, copied, same, scores=likeness, score_name="100 r", limit=len(pairs), name="copies")
     found = figures["leaks"]["exact"] + (figures["leaks"]["near"] or 0)
     caption = (
         "Left a query, right its copy in the gallery, from the most to the least alike: r is the correlation of their pixels, "
-        "1 for exact copies; before it stands whether their classes are the same."
+        "1 for exact copies"
     )
-    alt = f"{len(pairs)} of {found:,} queries with their copies in the gallery, {int(same.sum())} of the same class."
-    return dataclasses.replace(plot, caption=caption, alt=alt)
+    alt = f"{len(pairs)} of {found:,} queries with their copies in the gallery"
+    if same is not None:
+        caption += "; before it stands whether their classes are the same"
+        alt += f", {int(same.sum())} of the same class"
+    return dataclasses.replace(plot, caption=f"{caption}.", alt=f"{alt}.")
 
 
 def _recall(judged: Judged, figures: Mapping[str, Any]) -> Plot:
@@ -229,7 +251,7 @@ def _draw_pairs(album: Album, judged: Judged, figures: Mapping[str, Any]) -> Non
             raise InputError("the images give no pairs")
         apart = pairs.distances[drawn]
         plot = plots.pair_grid(first, second, same, predicted=apart < threshold, scores=apart, limit=_PAIRS)
-        return _add(plot, f"d is the distance of the two embeddings; below {threshold:.3g} the model says the same.")
+        return add(plot, f"d is the distance of the two embeddings; below {threshold:.3g} the model says the same.")
 
     album.add("distances", distances)
     if judged.model.recipe_.sampling.kind == "pairs":
@@ -237,53 +259,68 @@ def _draw_pairs(album: Album, judged: Judged, figures: Mapping[str, Any]) -> Non
     album.add("pairs_predicted", verdicts)
 
 
-def _draw_maps(album: Album, judged: Judged, spots: _Spots) -> None:
-    seed, dimensions = judged.config["seed"], judged.z.shape[1]
-    classes, labels = spots.classes, spots.all_labels
-    shown = plots.sample_rows(labels, _MAP_POINTS, seed)
-    if dimensions == 2:
-        album.add("scatter", lambda: plots.scatter_map(judged.z, labels, classes))
-        album.add("density", lambda: plots.density_map(judged.z, labels, classes))
-        album.add("scatter_before", lambda: _scatter_before(spots.before, spots.labels, classes))
+def _draw_maps(album: Album, judged: Judged, spots: Spots) -> None:
+    draw_maps(album, judged, spots)
+    if judged.z.shape[1] == 2:
+        album.add("density", lambda: plots.density_map(judged.z, spots.labels, spots.classes))
         if not judged.same:
             names, (known,) = present(judged.classes, judged.gallery_labels)
             album.add("scatter_gallery", lambda: _of_gallery(plots.scatter_map, judged, known, names))
             album.add("density_gallery", lambda: _of_gallery(plots.density_map, judged, known, names))
 
     def cosines() -> Plot:
-        means = [mean_cosines(z, spots.labels, len(classes)) for z in (spots.after, spots.before)]
-        plot = plots.class_cosines(means[0], classes, before=means[1])
+        labels = spots.labels_at(spots.rows)
+        means = [mean_cosines(z, labels, len(spots.classes)) for z in (judged.z[spots.rows], spots.before)]
+        plot = plots.class_cosines(means[0], spots.classes, before=means[1])
         if _angular(judged):
             return plot
-        return _add(
+        return add(
             plot, "This run goes by distance, not by angle: its classes may lie in one direction and still be far apart."
         )
 
     album.add("class_cosines", cosines)
-    if dimensions > 2:
-        album.add("pca_2d", lambda: plots.pca_map(judged.z[shown], labels[shown], classes, dimensions=2))
-        album.add("pca_3d", lambda: plots.pca_map(judged.z[shown], labels[shown], classes, dimensions=3))
+    draw_tsne(album, spots)
 
-        def tsne() -> Plot:
-            before, after = (found.result() for found in spots.maps)
-            return plots.tsne_maps(before, after, spots.labels[spots.few], classes)
 
-        album.add("tsne", tsne)  # last, since the others need not wait for it
+def draw_maps(album: Album, judged: Judged, spots: Spots) -> None:
+    """The queries as dots in the plane, in two dimensions as they are and before training, else by principal components."""
+    classes = spots.classes
+    if judged.z.shape[1] == 2:
+        album.add("scatter", lambda: plots.scatter_map(judged.z, spots.labels, classes))
+        album.add("scatter_before", lambda: _scatter_before(spots.before, spots.labels_at(spots.rows), classes))
+    else:
+        shown = plots.sample_rows(judged.labels, _MAP_POINTS, judged.config["seed"])
+        z, labels = judged.z[shown], spots.labels_at(shown)
+        album.add("pca_2d", lambda: plots.pca_map(z, labels, classes, dimensions=2))
+        album.add("pca_3d", lambda: plots.pca_map(z, labels, classes, dimensions=3))
+
+
+def draw_tsne(album: Album, spots: Spots) -> None:
+    """t-SNE before and after training; last, since the others need not wait for it."""
+    if not spots.maps:
+        return
+
+    def tsne() -> Plot:
+        before, after = (found.result() for found in spots.maps)
+        return plots.tsne_maps(before, after, spots.labels_at(spots.rows[spots.few]), spots.classes)
+
+    album.add("tsne", tsne)
 
 
 def _scatter_before(before: Any, labels: Any, classes: list[str]) -> Plot:
     plot = plots.scatter_map(before, labels, classes, name="scatter_before")
-    return _add(plot, "This is where the network placed the images before training.")
+    return add(plot, "This is where the network placed the images before training.")
 
 
 def _of_gallery(draw: Callable[..., Plot], judged: Judged, labels: Any, classes: list[str]) -> Plot:
     name = "scatter_gallery" if draw is plots.scatter_map else "density_gallery"
-    return _add(draw(judged.gallery, labels, classes, name=name), "These are the gallery's images, which it was trained on.")
+    return add(draw(judged.gallery, labels, classes, name=name), "These are the gallery's images, which it was trained on.")
 
 
 def _angular(judged: Judged) -> bool:
     return judged.model.recipe_.evaluate.metric == "cosine"
 
 
-def _add(plot: Plot, sentence: str) -> Plot:
+def add(plot: Plot, sentence: str) -> Plot:
+    """``plot`` with one more sentence in its caption."""
     return dataclasses.replace(plot, caption=f"{plot.caption} {sentence}")

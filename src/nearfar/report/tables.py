@@ -8,6 +8,10 @@ from typing import Any
 from nearfar.report.markup import name, table, text
 
 FIGURES: tuple[tuple[str, str, str, str], ...] = (
+    ("views", "recall@1", "Recall@1", "views that find their own image first"),
+    ("views", "recall@5", "Recall@5", "that find it among 5"),
+    ("views", "recall@10", "Recall@10", "that find it among 10"),
+    ("views", "mrr", "MRR", "mean of 1 / rank of the own image"),
     ("classification", "accuracy", "{k}-NN accuracy", "images whose {k} nearest vote for their class"),
     ("classification", "one_nn_accuracy", "1-NN accuracy", "images whose nearest is of their class"),
     ("classification", "head_accuracy", "Accuracy of the linear head", "images that it gives their class"),
@@ -61,7 +65,7 @@ def interval(tree: Mapping[str, Any], section: str, key: str) -> str:
 
 def search_table(tree: Mapping[str, Any], caption: str) -> str:
     """Figures of search and of pairs with their intervals, and those of the baselines that there are."""
-    return _figures(tree, caption, ("classification", "retrieval", "verification"))
+    return _figures(tree, caption, ("views", "classification", "retrieval", "verification"))
 
 
 def shape_table(tree: Mapping[str, Any], caption: str) -> str:
@@ -117,13 +121,14 @@ def unseen_table(tree: Mapping[str, Any], caption: str) -> str:
     return table(caption, ["Figure", *map(text, columns)], rows, kind="figures")
 
 
-def copies_table(leaks: Mapping[str, Any], k: int, caption: str) -> str:
-    """What figures are with the queries that have a copy in the gallery, and without them."""
+def copies_table(leaks: Mapping[str, Any], k: int | None, caption: str) -> str:
+    """What figures are with the queries that have a copy in the gallery, and without them; ``k`` is how many voted."""
     titles = {key: title.format(k=k) for _, key, title, _ in reversed(FIGURES)}
     parts = leaks["figures"]
     rows = [
         [text(titles[key]), f"<b>{number(parts['all'][key])}</b>", f"<b>{number(parts['without'][key])}</b>"]
-        for key in ("accuracy", "one_nn_accuracy", "recall@1", "map@r")
+        for key in ("accuracy", "one_nn_accuracy", "recall@1", "map@r", "mrr")
+        if key in parts["all"]
     ]
     head = ["Figure", f"All {parts['all']['queries']:,}", f"The {parts['without']['queries']:,} without a copy"]
     return table(caption, head, rows, kind="figures")
@@ -137,7 +142,7 @@ def _figures(tree: Mapping[str, Any], caption: str, sections: tuple[str, ...]) -
         value = tree.get(section, {}).get(key)
         if section not in sections or value is None:
             continue
-        k = tree["classification"]["k"]
+        k = tree.get("classification", {}).get("k")
         spread = interval(tree, section, key)
         own = f"<b>{number(value)}</b>{f'<small>{spread}</small>' if spread else ''}"
         others = [number(each.get(section, {}).get(key)) for each in baselines.values()]

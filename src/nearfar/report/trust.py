@@ -51,10 +51,12 @@ def copies(tree: Mapping[str, Any], shown: bool) -> str:
             continue
         found = each["leaks"]
         near = "near ones were not looked for among so many" if found["near"] is None else f"{found['near']:,} a near one"
-        other = f"; {found['differing_labels']:,} of these copies are of another class" if found["differing_labels"] else ""
+        other = f"; {found['differing_labels']:,} of these copies are of another class" if found.get("differing_labels") else ""
         lines.append(f"<p>{title}: {found['exact']:,} have an exact copy in what is searched, {near}{other}.</p>")
         if found["figures"]["without"]["queries"] < found["figures"]["all"]["queries"]:
-            lines.append(tables.copies_table(found, tree["classification"]["k"], f"{title}, with and without copies."))
+            lines.append(
+                tables.copies_table(found, tree.get("classification", {}).get("k"), f"{title}, with and without copies.")
+            )
     if shown:
         lines.append('<p>Some of them are <a href="#plot-copies">shown as pairs</a>.</p>')
     return "\n".join(lines)

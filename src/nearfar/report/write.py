@@ -18,6 +18,8 @@ from nearfar.inference import find_device
 from nearfar.measuring.certainty import keep_calibration
 from nearfar.measuring.figures import beside_it, figures
 from nearfar.measuring.judging import Judged, Source, gallery_or_reason, judge
+from nearfar.measuring.unlabelled import figures_of_views, look_for_views
+from nearfar.report import unlabelled
 from nearfar.report.gather import Answers, answer
 from nearfar.report.page import Content, Mistake, render
 from nearfar.report.pictures import GROUPS, MISTAKES, Album, draw_plots
@@ -59,11 +61,19 @@ def report(
     other = beside_it(baseline, device)
     judged = judge(run, data, device=device, skip_bad=skip_bad)
     clock.lap("reading and embedding")
-    tree = figures(judged, other=other, skip_bad=skip_bad)
-    clock.lap("figures, copies and baselines")
     gallery = gallery_or_reason(judged, skip_bad=skip_bad)
-    answers = answer(judged, tree["classification"]["k"])
-    drawn = draw_plots(judged, tree, answers, gallery)
+    wrong, mistakes = 0, list[Mistake]()
+    if judged.told:
+        tree = figures(judged, other=other, skip_bad=skip_bad)
+        clock.lap("figures, copies and baselines")
+        answers = answer(judged, tree["classification"]["k"])
+        drawn = draw_plots(judged, tree, answers, gallery)
+        wrong, mistakes = int((answers.predicted != judged.labels).sum()), _mistakes(judged, answers, gallery)
+    else:
+        found = look_for_views(judged)
+        tree = figures_of_views(judged, found, other)
+        clock.lap("views, figures, copies and baselines")
+        drawn = unlabelled.draw_plots(judged, tree, found, gallery)
     album = Album(drawn.plots, {**tree.get("left_out", {}), **drawn.left_out}, drawn.files)
     clock.lap("plots")
 
@@ -73,8 +83,8 @@ def report(
         config=judged.config,
         figures=tree,
         summary=summary(judged.model.encoder_, (judged.model.channels_, *judged.model.size_)),
-        wrong=int((answers.predicted != judged.labels).sum()),
-        mistakes=_mistakes(judged, answers, gallery),
+        wrong=wrong,
+        mistakes=mistakes,
         album=album,
         machine=machine(where),
         seconds=dict(clock.laps),
