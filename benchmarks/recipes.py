@@ -34,8 +34,8 @@ import nearfar as nf
 from nearfar.encoders import build_encoder
 from nearfar.files import write_json
 from nearfar.inference import embed
-from nearfar.opening import load_run
 from nearfar.recipe import load_recipe
+from nearfar.runs.opening import load_run
 from nearfar.training.loop import fit
 
 

@@ -13,7 +13,7 @@ from nearfar.evaluation.clustering import clustering_figures
 from nearfar.evaluation.verification import draw_pairs
 from nearfar.losses import LOSSES
 from nearfar.measuring.judging import Judged
-from nearfar.opening import labels_in
+from nearfar.runs.opening import labels_in
 
 Values = dict[str, float]
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import nearfar as nf
-from nearfar.opening import load_run
+from nearfar.runs.opening import load_run
 
 LINEAR = ["train.mode=linear", "train.epochs=60", "train.vector_rate=0.1", "sampling.batch_size=512"]
 FEW = [

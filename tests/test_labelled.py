@@ -12,11 +12,11 @@ from samples import TINY, shapes
 import nearfar as nf
 from nearfar import answers, runs, verbs
 from nearfar.evaluation import evaluate_embeddings
-from nearfar.indexing import add_images
 from nearfar.measuring.figures import evaluate
 from nearfar.measuring.judging import gallery_images, judge, threshold_rows
 from nearfar.recipe import Recipe
 from nearfar.report import gather
+from nearfar.runs.indexing import add_images
 from nearfar.training.parts import training_targets
 
 SHARE = 0.3

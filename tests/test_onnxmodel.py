@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from nearfar import onnxfile
 from nearfar.errors import InputError
 from nearfar.onnxmodel import OnnxEmbedder
-from nearfar.opening import open_model
 from nearfar.recipe import load_recipe
+from nearfar.runs.opening import open_model
 
 RECIPE = load_recipe("mnist-fast").to_dict()
 WEIGHT = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)

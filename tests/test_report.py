@@ -27,7 +27,7 @@ from nearfar.recipe import Recipe, load_recipe, parse_changes, recipe_names
 from nearfar.report import page, report, tables
 from nearfar.report.gather import answer, mean_cosines, sample_pairs
 from nearfar.report.pictures import Album
-from nearfar.reproduce import recipe_file, recipe_toml, train_command
+from nearfar.runs.reproduce import recipe_file, recipe_toml, train_command
 
 EVIL = "<script>alert(1)</script>"
 CLASSES = (EVIL, 'b & "c"', "\u202eplain</td>")

@@ -15,11 +15,12 @@ from PIL import Image
 from samples import CLIP, PHRASES, SQUARES, TINY, shapes, squares, write_parquet
 
 import nearfar as nf
-from nearfar import hub, runs, verbs
+from nearfar import runs, verbs
 from nearfar.errors import InputError
 from nearfar.recipe import Recipe
 from nearfar.report import report
 from nearfar.report.tables import towers_table
+from nearfar.runs import hub
 from nearfar.search import NeighborIndex
 from nearfar.training.captions import captions_of
 
@@ -212,7 +213,7 @@ def test_images_with_captions_and_no_labels(data: Path, tmp_path: Path, cli: Cli
         bare = dataclasses.replace(images, labels=None, classes=())
         write_parquet(bare, tmp_path / "data" / f"{split}.parquet")
     recipe = tmp_path / "tiny.toml"
-    from nearfar.reproduce import recipe_toml
+    from nearfar.runs.reproduce import recipe_toml
 
     recipe.write_text(recipe_toml(Recipe.from_dict(CLIP).with_changes({"train.epochs": 3}).to_dict()))
     code, out, err = cli("train", tmp_path / "data", "--recipe", recipe, "--out", tmp_path / "run")

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from samples import TINY, shapes
 
-from nearfar import indexing, show, verbs
+from nearfar import show, verbs
 from nearfar.classify import winners
 from nearfar.data import ImageSet
 from nearfar.encoders.projector import projector
@@ -21,6 +21,7 @@ from nearfar.errors import InputError
 from nearfar.losses import LOSSES
 from nearfar.onnxmodel import OnnxEmbedder
 from nearfar.recipe import Recipe
+from nearfar.runs import indexing
 from nearfar.sampling import Shuffle, Views
 from nearfar.training.loop import fit
 from nearfar.training.parts import build_encoder_for, build_projector, check, training_targets

@@ -17,8 +17,8 @@ from nearfar.encoders.whitening import Whitening, shrunk_covariance
 from nearfar.errors import InputError
 from nearfar.export.graph import to_onnx
 from nearfar.inference import embed, fit_whitening
-from nearfar.opening import load_run
 from nearfar.recipe import Recipe
+from nearfar.runs.opening import load_run
 from nearfar.training.loop import fit
 
 

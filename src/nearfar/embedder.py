@@ -17,13 +17,13 @@ from torch import nn
 
 from nearfar import runs
 from nearfar.blocks import check_block
-from nearfar.card import write_card
 from nearfar.data import ImageSet, load_images
 from nearfar.errors import InputError
 from nearfar.exchange import exchange
 from nearfar.inference import embed, embed_pixels, find_device, for_inference
 from nearfar.params import Params
 from nearfar.recipe import Recipe, load_recipe
+from nearfar.runs.card import write_card
 from nearfar.splits import cut
 from nearfar.text import TextTower
 from nearfar.training import trained, weights
@@ -341,7 +341,7 @@ class Embedder(Params):
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Upload the model to a hub as one commit; `nearfar.hub.push`, with the same arguments, uploads a run with its index.
+        """Upload the model to a hub as one commit; `nearfar.runs.hub.push`, of the same arguments, uploads a run with its index.
 
         Returns:
             The URL of the commit, or of the pull request.
@@ -349,7 +349,7 @@ class Embedder(Params):
         Raises:
             InputError: there is no model yet, the extra ``hub`` is missing, or the hub refuses or cannot be reached.
         """
-        from nearfar import hub
+        from nearfar.runs import hub
 
         with tempfile.TemporaryDirectory() as folder:
             run = self.save(Path(folder) / "run")
@@ -376,12 +376,12 @@ class Embedder(Params):
         local_files_only: bool = False,
         device: str = "auto",
     ) -> Self:
-        """`load` of a run folder, or of a model on a hub, by `nearfar.hub.fetch`, which says what the arguments are.
+        """`load` of a run folder, or of a model on a hub, by `nearfar.runs.hub.fetch`, which says what the arguments are.
 
         Raises:
-            InputError: as `load` and `nearfar.hub.fetch`.
+            InputError: as `load` and `nearfar.runs.hub.fetch`.
         """
-        from nearfar import hub
+        from nearfar.runs import hub
 
         options: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         return cls.load(hub.fetch(name_or_path, revision=revision, model_only=True, **options), device=device)

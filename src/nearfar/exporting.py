@@ -11,7 +11,7 @@ from nearfar import runs
 from nearfar.answers import can_vote, gallery_of, trained_images, unlabelled_gallery
 from nearfar.errors import InputError
 from nearfar.measuring.judging import Source, images_to_judge, judge
-from nearfar.opening import classes_of, labels_in, load_run
+from nearfar.runs.opening import classes_of, labels_in, load_run
 
 
 def export(

@@ -11,7 +11,6 @@ import numpy as np
 from nearfar import runs, tracking
 from nearfar.answers import UNKNOWN, answer, calibrate, current_calibration, gallery_of, trained_images, write_calibration
 from nearfar.calibrate import PRECISION
-from nearfar.card import write_card
 from nearfar.data import ImageSet, load_any, load_images
 from nearfar.data.loading import open_source
 from nearfar.errors import InputError
@@ -19,8 +18,9 @@ from nearfar.exporting import export
 from nearfar.files import write_text
 from nearfar.measuring.figures import evaluate
 from nearfar.measuring.judging import Source
-from nearfar.opening import Model, classes_of, labels_in, load_index, load_run, open_model, shape_of
 from nearfar.recipe import Recipe, load_recipe
+from nearfar.runs.card import write_card
+from nearfar.runs.opening import Model, classes_of, labels_in, load_index, load_run, open_model, shape_of
 from nearfar.search import NeighborIndex
 from nearfar.splits import describe, load_for, parse_unseen, present_classes
 from nearfar.spreadsheet import csv_text

@@ -13,7 +13,7 @@ from samples import shapes
 
 from nearfar.embedding import build_index, embed_stream
 from nearfar.errors import InputError
-from nearfar.opening import open_model
+from nearfar.runs.opening import open_model
 from nearfar.search import NeighborIndex
 
 CLI = Callable[..., tuple[int, str, str]]

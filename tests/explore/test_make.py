@@ -9,7 +9,7 @@ import pytest
 from explore.conftest import CLASSES
 from samples import shapes
 
-from nearfar import indexing, runs, verbs
+from nearfar import runs, verbs
 from nearfar.answers import CALIBRATION
 from nearfar.classify import winners
 from nearfar.errors import InputError
@@ -19,6 +19,7 @@ from nearfar.explore.store import MAP, SPLITS, Map, read_map
 from nearfar.explore.subject import Subject, open_subject
 from nearfar.files import read_json, write_json
 from nearfar.measuring.judging import load_run
+from nearfar.runs import indexing
 from nearfar.training.progress import Silent
 
 

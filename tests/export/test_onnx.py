@@ -30,8 +30,8 @@ from nearfar.export import onnx as exporting
 from nearfar.export.graph import to_onnx
 from nearfar.export.onnx import check
 from nearfar.onnxmodel import OnnxEmbedder
-from nearfar.opening import load_run
 from nearfar.recipe import EvaluateSection, Recipe
+from nearfar.runs.opening import load_run
 from nearfar.search import NeighborIndex
 
 CONV: dict[str, Any] = {

@@ -72,7 +72,7 @@ def test_a_published_model_sees_images_as_its_weights_were_made(tmp_path: Path, 
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=1000).eval()
     safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
-    monkeypatch.setattr("nearfar.hub.fetch_file", lambda repo, name, instead: tmp_path / name)
+    monkeypatch.setattr("nearfar.runs.hub.fetch_file", lambda repo, name, instead: tmp_path / name)
     images = shapes(5, size=160, channels=3)  # their size, so that nothing is resized
     z = other_model("test_resnet.r160_in1k")(images)
     mean, std = (torch.tensor(model.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from samples import TINY, shapes
 
-from nearfar import indexing, runs, verbs
+from nearfar import runs, verbs
 from nearfar.embedder import Embedder
 from nearfar.files import LEFT_OVER
-from nearfar.opening import load_run
 from nearfar.recipe import Recipe
+from nearfar.runs import indexing
+from nearfar.runs.opening import load_run
 
 RECIPE: dict[str, Any] = {
     **TINY,

@@ -29,11 +29,12 @@ from reliability.target import Several, Target
 from reliability.text_targets import json_of_captions, prompts, tensors_of_captions
 from samples import shapes
 
-from nearfar import indexing, runs, show
+from nearfar import runs, show
 from nearfar.answers import CALIBRATION, answer, current_calibration, gallery_of, trained_images
-from nearfar.card import write_card
 from nearfar.files import hash_file, read_json
-from nearfar.opening import load_run
+from nearfar.runs import indexing
+from nearfar.runs.card import write_card
+from nearfar.runs.opening import load_run
 from nearfar.search import NeighborIndex
 from nearfar.search.storage import MANIFEST
 

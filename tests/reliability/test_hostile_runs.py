@@ -22,13 +22,13 @@ from reliability import data_targets, jobs
 from samples import shapes
 
 from nearfar import runs, verbs
-from nearfar.card import write_card
 from nearfar.cli.root import show_result
 from nearfar.data import load_images
 from nearfar.data.mirrors import Unavailable, read_deb
 from nearfar.errors import InputError
-from nearfar.opening import load_run
 from nearfar.recipe import Recipe
+from nearfar.runs.card import write_card
+from nearfar.runs.opening import load_run
 from nearfar.search import NeighborIndex
 from nearfar.spreadsheet import csv_text
 from nearfar.terminal import plain

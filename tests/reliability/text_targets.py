@@ -12,10 +12,10 @@ from reliability.target import Several, Target
 from samples import CLIP, squares
 
 from nearfar import runs, textsearch, verbs
-from nearfar.card import write_card
 from nearfar.files import hash_file, read_json
-from nearfar.opening import load_run
 from nearfar.recipe import Recipe
+from nearfar.runs.card import write_card
+from nearfar.runs.opening import load_run
 from nearfar.search.storage import MANIFEST
 from nearfar.tensorfile import header_of
 

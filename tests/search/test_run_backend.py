@@ -10,8 +10,8 @@ import pytest
 from samples import TINY, shapes
 
 from nearfar.errors import InputError
-from nearfar.opening import load_run
 from nearfar.recipe import Recipe
+from nearfar.runs.opening import load_run
 from nearfar.search import NeighborIndex
 from nearfar.verbs import train
 

@@ -14,11 +14,11 @@ import pytest
 from serve.serve_samples import b64, of_class, png, train_bare
 from starlette.testclient import TestClient
 
-from nearfar import indexing, verbs
+from nearfar import verbs
 from nearfar.answers import answer, calibrate, current_calibration, fitted_in, gallery_of, trained_images
 from nearfar.data import ImageSet
-from nearfar.opening import classes_of, load_run
-from nearfar.runs import read_config
+from nearfar.runs import indexing, read_config
+from nearfar.runs.opening import classes_of, load_run
 from nearfar.serve import Settings, schemas
 from nearfar.serve.app import create_app
 from nearfar.serve.guard import Guard

@@ -125,7 +125,7 @@ def test_a_slow_body_is_given_up_and_others_are_answered(light: Path) -> None:
 
 
 def test_a_change_by_another_process_is_followed(light: Path, images: ImageSet, tmp_path: Path) -> None:
-    from nearfar import indexing
+    from nearfar.runs import indexing
 
     (tmp_path / "nine").mkdir()
     (tmp_path / "nine" / "a.png").write_bytes(png(of_class(images, "9")[0]))

@@ -29,7 +29,7 @@ def push(
     revision
         The branch; made where there is none.
     """
-    from nearfar import hub
+    from nearfar.runs import hub
 
     result = hub.push(run, repo_id, private=private or None, revision=revision)
     show_result(result, as_json, hub.told)

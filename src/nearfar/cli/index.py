@@ -42,7 +42,8 @@ def add(
     label
         The class of all of them.
     """
-    from nearfar import indexing, show
+    from nearfar import show
+    from nearfar.runs import indexing
 
     show_result(indexing.add_images(run, images, label=label, device=device, skip_bad=skip_bad), as_json, show.added)
 
@@ -65,7 +66,8 @@ def remove(
     ids
         Images, by the ids that search and predict show.
     """
-    from nearfar import indexing, show
+    from nearfar import show
+    from nearfar.runs import indexing
 
     show_result(indexing.remove_images(run, label=label, ids=ids), as_json, show.removed)
 
@@ -101,7 +103,7 @@ def rebuild(run: Run, /, *, backend: Backend | None = None, as_json: AsJson = Fa
         What is to search it; by default what searches it now.
     """
     from nearfar import show
-    from nearfar.rebuilding import rebuild_index
+    from nearfar.runs.rebuilding import rebuild_index
 
     show_result(rebuild_index(run, backend=backend), as_json, show.index_built)
 
@@ -109,6 +111,7 @@ def rebuild(run: Run, /, *, backend: Backend | None = None, as_json: AsJson = Fa
 @index_app.command
 def info(run: Run, /, *, as_json: AsJson = False) -> None:
     """Say what the index holds: its classes, and how many of their images were added since training."""
-    from nearfar import indexing, show
+    from nearfar import show
+    from nearfar.runs import indexing
 
     show_result(indexing.index_info(run), as_json, show.index)

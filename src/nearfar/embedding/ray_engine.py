@@ -112,7 +112,7 @@ class _Worker:
     """Lives on a node, with the model."""
 
     def __init__(self, given: dict[str, Any]) -> None:
-        from nearfar.opening import open_model
+        from nearfar.runs.opening import open_model
 
         self.job: Job = given["job"]
         self.trouble: str | None = None

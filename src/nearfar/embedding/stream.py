@@ -32,7 +32,7 @@ from nearfar.embedding.reading import Piece, read_shard
 from nearfar.embedding.shards import ROWS, Plan, check_same, make_plan
 from nearfar.errors import InputError
 from nearfar.files import only_writer
-from nearfar.opening import ONNX, Model, open_model, shape_of
+from nearfar.runs.opening import ONNX, Model, open_model, shape_of
 
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]

@@ -23,7 +23,7 @@ from nearfar.labelissues.gallery import Card, Shown, render
 from nearfar.labelissues.neighbors import Part, by_folds, by_run
 from nearfar.labelissues.scores import Judged, fit_kernel, judge
 from nearfar.measuring.judging import Source
-from nearfar.opening import shape_of
+from nearfar.runs.opening import shape_of
 from nearfar.splits import load_for
 from nearfar.spreadsheet import csv_text
 from nearfar.training.progress import Watcher

@@ -10,7 +10,6 @@ import numpy as np
 
 from nearfar import runs
 from nearfar.answers import trained_images
-from nearfar.card import write_card
 from nearfar.data import ImageSet
 from nearfar.errors import InputError
 from nearfar.files import write_json
@@ -24,7 +23,8 @@ from nearfar.measuring.judging import (
     sampled_rows,
     threshold_rows,
 )
-from nearfar.opening import labels_in
+from nearfar.runs.card import write_card
+from nearfar.runs.opening import labels_in
 
 if TYPE_CHECKING:
     from nearfar.measuring.beside import Beside, Other, Side

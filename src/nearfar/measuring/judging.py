@@ -19,7 +19,7 @@ from nearfar import runs
 from nearfar.answers import trained_images
 from nearfar.data import ImageSet, load_splits
 from nearfar.errors import InputError
-from nearfar.opening import Model, classes_of, labels_in, load_run, shape_of
+from nearfar.runs.opening import Model, classes_of, labels_in, load_run, shape_of
 from nearfar.search import NeighborIndex
 from nearfar.splits import Splits, load_for
 

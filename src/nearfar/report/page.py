@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nearfar import reproduce
 from nearfar.report import tables, trust, unlabelled
 from nearfar.report.markup import block, code, facts, name, picture, table, text, thumbnail
 from nearfar.report.pictures import Album
 from nearfar.report.sure import sure
+from nearfar.runs import reproduce
 
 LIMIT = 5_000_000  # bytes of the page
 _STYLE = Path(__file__).with_name("page.css")

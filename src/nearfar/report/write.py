@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from nearfar import runs
-from nearfar.card import write_card
 from nearfar.data import ImageSet
 from nearfar.encoders.summary import summary
 from nearfar.errors import InputError
@@ -23,7 +22,8 @@ from nearfar.report import unlabelled
 from nearfar.report.gather import Answers, answer
 from nearfar.report.page import Content, Mistake, render
 from nearfar.report.pictures import GROUPS, MISTAKES, Album, draw_plots
-from nearfar.reproduce import machine
+from nearfar.runs.card import write_card
+from nearfar.runs.reproduce import machine
 
 REPORT = "report.html"
 

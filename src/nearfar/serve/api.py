@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 import nearfar
 from nearfar.errors import InputError
-from nearfar.indexing import check_class_name
+from nearfar.runs.indexing import check_class_name
 from nearfar.serve import schemas
 from nearfar.serve.bodies import IMAGES, Upload, decode_upload, read_upload
 from nearfar.serve.guard import check_key

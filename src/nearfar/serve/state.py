@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from nearfar import indexing, runs
+from nearfar import runs
 from nearfar.answers import Gallery, answer, trained_images, voters_of
 from nearfar.calibrate import Calibration
 from nearfar.classify import similarities
@@ -29,7 +29,8 @@ from nearfar.data.pixels import Form
 from nearfar.errors import InputError
 from nearfar.explore.positions import Positions, open_positions
 from nearfar.files import only_writer
-from nearfar.opening import load_index, load_model
+from nearfar.runs import indexing
+from nearfar.runs.opening import load_index, load_model
 from nearfar.search import NeighborIndex
 from nearfar.search.storage import MANIFEST
 from nearfar.search.vectors import Metric

@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from nearfar import hub, runs
+from nearfar import runs
 from nearfar.encoders.timm_model import TimmModel
 from nearfar.errors import InputError
 from nearfar.files import hash_file
+from nearfar.runs import hub
 
 
 def timm_model(encoder: nn.Module) -> TimmModel | None:

@@ -9,7 +9,7 @@ from typing import Any
 from nearfar import runs
 from nearfar.errors import InputError
 from nearfar.files import read_json, write_text
-from nearfar.reproduce import recipe_file, recipe_toml, train_command
+from nearfar.runs.reproduce import recipe_file, recipe_toml, train_command
 
 _ROWS = (  # section and key in metrics.json, and what it is called
     ("views", "recall@1", "Recall at 1, an image looked for by a changed view of it"),

@@ -16,7 +16,8 @@ from fakehub import TOKEN, Hub
 from samples import TINY, shapes
 
 import nearfar as nf
-from nearfar import InputError, hub, verbs
+from nearfar import InputError, verbs
+from nearfar.runs import hub
 from nearfar.cli import main
 from nearfar.recipe import Recipe
 
@@ -173,7 +174,7 @@ def test_without_the_extra_there_is_one_line(run: Path, monkeypatch: pytest.Monk
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr("nearfar.hub.importlib.import_module", missing)
+    monkeypatch.setattr("nearfar.runs.hub.importlib.import_module", missing)
     for call in (lambda: hub.push(run, "me/bars"), lambda: nf.Embedder.from_pretrained("me/bars")):
         with pytest.raises(InputError, match=r"pip install 'nearfar\[hub\]'"):
             call()

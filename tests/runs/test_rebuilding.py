@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from samples import TINY, shapes
 
-from nearfar import indexing, rebuilding, verbs
+from nearfar import verbs
+from nearfar.runs import indexing, rebuilding
 from nearfar.errors import InputError
-from nearfar.rebuilding import rebuild_index
+from nearfar.runs.rebuilding import rebuild_index
 from nearfar.recipe import Recipe
 from nearfar.search import NeighborIndex
 

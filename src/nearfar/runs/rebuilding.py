@@ -16,7 +16,7 @@ import numpy as np
 from nearfar import runs
 from nearfar.errors import InputError
 from nearfar.files import only_writer
-from nearfar.opening import load_index
+from nearfar.runs.opening import load_index
 from nearfar.search import NeighborIndex
 
 _TRIES = 3

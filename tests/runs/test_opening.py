@@ -17,7 +17,7 @@ from nearfar import runs, verbs
 from nearfar.answers import answer as ask
 from nearfar.answers import current_calibration, gallery_of
 from nearfar.errors import InputError
-from nearfar.opening import labels_in, load_index, load_model, load_run, open_model
+from nearfar.runs.opening import labels_in, load_index, load_model, load_run, open_model
 from nearfar.recipe import Recipe
 
 WITHOUT_TORCH = """
@@ -25,7 +25,8 @@ import json, sys
 from pathlib import Path
 import numpy as np
 import nearfar as nf
-from nearfar import answers, calibrate, classify, data, indexing, opening, recipe, runs, search, verbs
+from nearfar import answers, calibrate, classify, data, recipe, runs, search, verbs
+from nearfar.runs import indexing, opening
 from nearfar.measuring import judging
 folder, queries = Path(sys.argv[1]), np.load(sys.argv[2])
 config = runs.read_finished(folder)

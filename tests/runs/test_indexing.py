@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 from samples import TINY, shapes
 
-from nearfar import answers, indexing, runs, show, verbs
+from nearfar import answers, runs, show, verbs
+from nearfar.runs import indexing
 from nearfar.classify import similarities, winners
 from nearfar.cli import main
 from nearfar.data import ImageSet, load_any

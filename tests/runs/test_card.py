@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from samples import TINY, shapes
 
 from nearfar import verbs
-from nearfar.card import card, quoted, write_card
+from nearfar.runs.card import card, quoted, write_card
 from nearfar.errors import InputError
 from nearfar.recipe import Recipe
 

@@ -1,7 +1,7 @@
 """Images in a run's index beside those that it was trained on: add, remove, and say what is there. Nothing is trained.
 
 The run's config keeps the classes that training knew; names of classes that came later are kept with the index, behind them
-(`nearfar.opening.classes_of`). An added image gets an id above those of the training images, so that both can be told apart.
+(`nearfar.runs.opening.classes_of`). An added image gets an id above those of the training images, so that both can be told apart.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nearfar.data.imageset import class_order, unique_ids
 from nearfar.data.loading import name_of
 from nearfar.errors import InputError, did_you_mean
 from nearfar.files import only_writer
-from nearfar.opening import classes_of, load_run, shape_of
+from nearfar.runs.opening import classes_of, load_run, shape_of
 from nearfar.search import NeighborIndex
 
 Labels = npt.NDArray[np.int64]
