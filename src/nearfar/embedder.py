@@ -341,7 +341,7 @@ class Embedder(Params):
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Upload the model to a hub as one commit; `nearfar.runs.hub.push`, of the same arguments, uploads a run with its index.
+        """Upload the model to a hub as one commit; `nearfar.runs.hub.push`, likewise, uploads a run with its index.
 
         Returns:
             The URL of the commit, or of the pull request.

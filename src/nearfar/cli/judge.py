@@ -27,7 +27,8 @@ def evaluate(
     Parameters
     ----------
     data
-        Other images to measure it on; classes that the run does not know are searched among themselves.
+        Other images to measure it on; classes that the run does not know are searched among themselves. Images without labels
+        are looked for by changed views of them.
     baseline
         Another run, or the name of a model of timm, to be measured in the same way and stand beside.
     """
