@@ -1,16 +1,21 @@
 """What is learned without labels, and what a few labels then bring, each training in a process of its own.
 
     python benchmarks/unlabelled.py [--seeds 0 1 2] [--only mnist fashion] [--shares 0.01 0.1] [--out FOLDER]
+    python benchmarks/unlabelled.py --lengths [0.05 0.2 1] [--only mnist fashion] [--out FOLDER]
 
 For each seed: `nearfar train` on all training images without their labels, judged on the official test images by 10-NN
 and 1-NN accuracy; a linear classifier on it with all labels; then training with the labels of one image in a hundred,
 and in ten, that begins with it, and the same training from random weights. There the index has the labelled images alone.
 Seconds are those of training. Finished runs in ``--out`` are used again.
+
+With ``--lengths``: how far what the test images say without their labels (how many are found again by a changed view of them)
+goes with what they say with these, after so many epochs, after supervised training, and of pixels. Seed 0.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import platform
 import statistics
@@ -24,6 +29,8 @@ import numpy as np
 import torch
 
 import nearfar as nf
+from nearfar.measuring import judging
+from nearfar.measuring.figures import figures
 from nearfar.runs.opening import load_run
 
 LINEAR = ["train.mode=linear", "train.epochs=60", "train.vector_rate=0.1", "sampling.batch_size=512"]
@@ -39,10 +46,11 @@ FEW = [
 
 @dataclass(frozen=True, kw_only=True)
 class Set:
-    """A data set, the recipe for it, and what is done to its images where they have labels."""
+    """A data set, recipes for it without labels and with them, and what is done to its images where they have labels."""
 
     data: str
     recipe: str
+    supervised: str
     augment: tuple[str, ...]
 
 
@@ -50,13 +58,17 @@ SETS = {
     "mnist": Set(
         data="mnist",
         recipe="dcl",
+        supervised="mnist-fast",
         augment=(
             *("augment.shift=1", "augment.degrees=10", "augment.scale=0.1", "augment.shear=5"),
             *("augment.elastic=0", "augment.gamma=0", "augment.erase=0"),
         ),
     ),
     "fashion": Set(
-        data="fashion-mnist", recipe="fashion-views", augment=("augment.shift=1", "augment.crop=0", "augment.gamma=0")
+        data="fashion-mnist",
+        recipe="fashion-views",
+        supervised="fashion-fastest",
+        augment=("augment.shift=1", "augment.crop=0", "augment.gamma=0"),
     ),
 }
 FRACTIONS = {0.01: 60, 0.1: 15}  # share of the labels: epochs
@@ -104,11 +116,32 @@ def one_seed(name: str, seed: int, out: Path, test: nf.ImageSet, shares: Sequenc
     return rows
 
 
+def without_labels(name: str, lengths: Sequence[float], out: Path, test: nf.ImageSet) -> None:
+    """Print figures of ``test`` with its labels and without, for the recipe after ``lengths`` of training and for others."""
+    one, bare = SETS[name], dataclasses.replace(test, labels=None, classes=())
+    trainings = [(one.recipe, length) for length in lengths] + [(one.supervised, None)]
+    print(f"{name}, test images: 10-NN accuracy, 1-NN accuracy, found first by a changed view; percent")
+
+    def row(title: str, *values: float) -> None:
+        print(f"  {title:32} {'   '.join(f'{100 * value:6.2f}' for value in values)}", flush=True)
+
+    for recipe, epochs in trainings:
+        run = out / f"{name}-{recipe}-{epochs}"
+        train(one.data, run, 0, "--recipe", recipe, *([] if epochs is None else ["--epochs", str(epochs)]))
+        known, unknown = (figures(judging.judge(run, images)) for images in (test, bare))
+        vote = known["classification"]
+        row(f"{recipe}, {epochs or 'its own'} epochs", vote["accuracy"], vote["one_nn_accuracy"], unknown["views"]["recall@1"])
+    for baseline in ("pca", "pixels"):
+        vote, found = known["baselines"][baseline]["classification"], unknown["baselines"][baseline]["views"]
+        row(f"{baseline}, of 2,500", vote["accuracy"], vote["one_nn_accuracy"], found["recall@1"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", default=[*SETS], choices=[*SETS])
     parser.add_argument("--shares", type=float, nargs="*", default=[*FRACTIONS], choices=[*FRACTIONS], help="of the labels")
+    parser.add_argument("--lengths", type=float, nargs="*", help="epochs after which to judge with labels and without")
     parser.add_argument("--out", type=Path, default=Path("runs/unlabelled"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -118,6 +151,9 @@ def main() -> None:
     )
     for name in options.only:
         test = nf.load_images(SETS[name].data, split="test")
+        if options.lengths is not None:
+            without_labels(name, options.lengths or [0.05, 0.2, 1.0], options.out, test)
+            continue
         seeds = [one_seed(name, seed, options.out, test, options.shares) for seed in options.seeds]
         print(f"{name}, {SETS[name].recipe}; median (range) of seeds {', '.join(map(str, options.seeds))}")
         for row in seeds[0]:

@@ -260,17 +260,18 @@ def _draw_pairs(album: Album, judged: Judged, figures: Mapping[str, Any]) -> Non
 
 
 def _draw_maps(album: Album, judged: Judged, spots: Spots) -> None:
+    labels = spots.labels
+    assert labels is not None
     draw_maps(album, judged, spots)
     if judged.z.shape[1] == 2:
-        album.add("density", lambda: plots.density_map(judged.z, spots.labels, spots.classes))
+        album.add("density", lambda: plots.density_map(judged.z, labels, spots.classes))
         if not judged.same:
             names, (known,) = present(judged.classes, judged.gallery_labels)
             album.add("scatter_gallery", lambda: _of_gallery(plots.scatter_map, judged, known, names))
             album.add("density_gallery", lambda: _of_gallery(plots.density_map, judged, known, names))
 
     def cosines() -> Plot:
-        labels = spots.labels_at(spots.rows)
-        means = [mean_cosines(z, labels, len(spots.classes)) for z in (judged.z[spots.rows], spots.before)]
+        means = [mean_cosines(z, labels[spots.rows], len(spots.classes)) for z in (judged.z[spots.rows], spots.before)]
         plot = plots.class_cosines(means[0], spots.classes, before=means[1])
         if _angular(judged):
             return plot
@@ -288,7 +289,7 @@ def draw_maps(album: Album, judged: Judged, spots: Spots) -> None:
     if judged.z.shape[1] == 2:
         album.add("scatter", lambda: plots.scatter_map(judged.z, spots.labels, classes))
         album.add("scatter_before", lambda: _scatter_before(spots.before, spots.labels_at(spots.rows), classes))
-    else:
+    elif judged.z.shape[1] > 2:
         shown = plots.sample_rows(judged.labels, _MAP_POINTS, judged.config["seed"])
         z, labels = judged.z[shown], spots.labels_at(shown)
         album.add("pca_2d", lambda: plots.pca_map(z, labels, classes, dimensions=2))
