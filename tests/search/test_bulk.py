@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from neighbours import points, slow
 
 from nearfar.errors import InputError
-from nearfar.search import bulk, cells, exact, tensors, tiles
+from nearfar.search import bulk, cells, exact, leading, tensors, tiles
 from nearfar.search.bulk import find_candidates
 from nearfar.search.cells import make_cells
 from nearfar.search.exact import nearest, nearest_prepared
@@ -36,7 +38,7 @@ def data(kind: str) -> tuple[np.ndarray, np.ndarray]:
     return points(kind, ROWS, 8, 0), points(kind, QUERIES, 8, 1)
 
 
-@pytest.fixture(params=["bfloat16", "float32", "cells"])
+@pytest.fixture(params=["bfloat16", "float32", "leading", "cells"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Make small searches go in bulk, each way, through several chunks."""
     for module, name, value in [
@@ -50,9 +52,15 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         (bulk, "_SAMPLE", 200),
         (bulk, "_PIECE_ROWS", 128),
         (bulk, "_PIECE_QUERIES", 32),
+        # Leading coordinates, two or three of eight, also where they leave everything.
+        (bulk, "_TO_TRY", 0 if request.param == "leading" else 10**9),
+        (bulk, "_WORTH", 1.0),
+        (bulk, "_MULTIPLE", 4),
+        (bulk, "_LEAST_LEADING", 1),
+        (bulk, "_SLAB", 100),
     ]:
         monkeypatch.setattr(module, name, value)
-    if request.param == "float32":
+    if request.param in ("float32", "leading"):
         monkeypatch.setattr(tensors, "has_narrow_products", lambda: False)
     return str(request.param)
 
@@ -95,17 +103,19 @@ def test_each_of_the_nearest_is_a_candidate_though_products_err_as_much_as_they_
     generator = torch.Generator().manual_seed(0)
     count = 0
 
-    def shaken(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    def shaken(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         nonlocal count
         count += 1
         wide, other = a.double(), b.double()
-        reach = wide.abs() @ other.abs().T + bias.double().abs()
+        more = torch.zeros(len(b), dtype=torch.float64) if bias is None else bias.double()
+        reach = wide.abs() @ other.abs().T + more.abs()
         sign = torch.randint(0, 2, reach.shape, generator=generator) * 2 - 1
-        return (wide @ other.T + bias.double() + sign * a.shape[1] * 2.0**-24 * reach).to(a.dtype)
+        return (wide @ other.T + more + sign * a.shape[1] * 2.0**-24 * reach).to(a.dtype)
 
     monkeypatch.setattr(tiles, "narrow_products", shaken)
     monkeypatch.setattr(tiles, "products", shaken)
     monkeypatch.setattr(bulk, "products", shaken)
+    monkeypatch.setattr(leading, "products", shaken)
     gallery, queries = data("clouds")
     if metric == "cosine":
         gallery, queries = unit_rows(gallery, "g"), unit_rows(queries, "q")
@@ -143,6 +153,74 @@ def test_bfloat16_and_cells_together_lose_nothing() -> None:
     best = slow(queries, gallery, 5, "euclidean")[1]
     for query in set(range(100)) - set(found.unsettled.tolist()):
         assert set(best[query]) <= set(found.places[found.owners == query].tolist())
+
+
+def families(rows: int, seed: int) -> np.ndarray:
+    """Unit vectors of 64 numbers in 50 families that differ within in few directions."""
+    fixed, generator = np.random.default_rng(99), np.random.default_rng(seed)
+    centres, axes = fixed.normal(size=(50, 64)), fixed.normal(size=(6, 64))
+    made = centres[generator.integers(50, size=rows)] + 0.3 * generator.normal(size=(rows, 6)) @ axes
+    return unit_rows(made.astype(np.float32), "z")
+
+
+@pytest.mark.parametrize("kind", ["families", "noise"])
+def test_leading_coordinates_are_used_where_they_rule_out_nearly_all(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs: list[int] = []
+    chunks = 0
+    reached, ahead = bulk._Ahead._piece, bulk._Search._look_ahead
+
+    def piece(*parts: Any) -> Any:
+        found = reached(*parts)
+        pairs.append(len(found[0]))
+        return found
+
+    def look(*parts: Any) -> None:
+        nonlocal chunks
+        chunks += 1
+        ahead(*parts)
+
+    monkeypatch.setattr(bulk._Ahead, "_piece", piece)
+    monkeypatch.setattr(bulk._Search, "_look_ahead", look)
+    monkeypatch.setattr(bulk, "_TO_TRY", 0)
+    monkeypatch.setattr(bulk, "_SMALL_CHUNK", 2048)
+    rows, queries = 20_000, 300
+    if kind == "families":
+        gallery, asked = families(rows, 0), families(queries, 1)
+    else:
+        gallery, asked = (unit_rows(points("normal", count, 64, seed), "z") for count, seed in ((rows, 0), (queries, 1)))
+    zero = np.zeros(64, dtype=np.float32)
+    found = find_candidates(asked, Gallery(gallery), 10, "cosine", None, narrow=False, centre=zero)
+    assert (chunks > 0) == (kind == "families")
+    assert sum(pairs) < 0.01 * rows * queries
+    assert len(found.unsettled) == 0
+    best = slow(asked, gallery, 10, "cosine")[1]
+    for query in range(queries):
+        assert set(best[query]) <= set(found.places[found.owners == query].tolist())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", ["normal", "clouds", "lengths", "tiny", "tiny gallery", "far away"])
+def test_bounds_by_leading_coordinates_hold(kind: str, metric: str) -> None:
+    """Oracle: similarities in float64."""
+    gallery, queries = data(kind.removesuffix(" gallery"))
+    if kind == "tiny gallery":
+        queries = data("normal")[1]
+    if metric == "cosine":
+        gallery, queries = unit_rows(gallery, "g"), unit_rows(queries, "q")
+    centre = centre_of(gallery) if metric != "cosine" else np.zeros(8, dtype=np.float32)
+    made = tiles.Tiles(8, metric, narrow=False, moved=bool(centre.any()))
+    part, block = made.part(gallery, centre, group=1), made.block(queries, np.arange(QUERIES), centre)
+    axes = leading.leading_axes(part.keys[:, :8])
+    wide, other = gallery.astype(np.float64), queries.astype(np.float64)
+    true = wide @ other.T
+    if metric == "euclidean":
+        true = -0.5 * np.square(wide[:, None] - other).sum(axis=2)
+    error = made.error(part, block, block.constant)
+    for kept in (1, 3, 7):
+        way = leading.Leading(axes[:, :kept].contiguous(), made.columns)
+        above = way.keys(part).double() @ way.weights(block).double().T
+        bound = above.numpy() + block.constant + way.slack(part, block) + error
+        assert (bound >= true).all()
 
 
 def test_bfloat16_gives_up_early_where_it_is_too_coarse() -> None:

@@ -12,12 +12,17 @@ Where float32 goes through the whole gallery, step 2 is done by every thread for
 holds and that are forgotten at once; step 3 multiplies each opened group anew with the queries that opened it. Products
 are three quarters of the time there, and the memory that they are written to would be most of the rest.
 
+There, too, most of the products are spared where vectors use few directions (``nearfar.search.leading``): a bound from the
+leading coordinates rules out nearly every pair, and the few others are scored one by one. Whether it does is tried on a
+sample before each chunk, since it takes some neighbours already found; the first chunks are small ones.
+
 A chunk is moved so that its centre is the origin, and the queries with it: the error is relative to the distances from
 there, which are small where vectors form clusters. With cells (``nearfar.search.cells``) a chunk is a cluster; then a
 query looks into its own cell first, and afterwards only into those that could hold something nearer.
 
 Memory: a tile and a chunk of 16 MiB each, the queries as they are multiplied, and 16 bytes for each candidate; in pieces,
-the maxima twice, 16 MiB each, and what opened groups hold, 64 MiB at most.
+the maxima twice, 16 MiB each, and what opened groups hold, 64 MiB at most; with leading coordinates, these of the chunk and
+of the queries.
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from nearfar.search.leading import Leading, leading_axes
 from nearfar.search.scoring import Gallery, spread_places
 from nearfar.search.tensors import products
 from nearfar.search.tiles import Block, Part, Tiles, greatest_possible
@@ -53,6 +59,16 @@ _OPENED = 1 << 18
 """Groups that a block of queries may open."""
 _SAMPLE = 2048
 """Rows that give the floors."""
+_SHARES = (1 / 8, 1 / 4, 1 / 2)
+"""Of a vector's numbers, that may be leading ones."""
+_MULTIPLE, _LEAST_LEADING = 8, 8
+"""Columns that products are quickest with a multiple of, and the fewest leading numbers that are worth while."""
+_WORTH = 0.01
+"""Share of the pairs that leading coordinates may leave."""
+_TRIED, _SLAB = 256, 1 << 13
+"""Queries that it is tried with, and pairs that are scored together."""
+_TO_TRY, _TOO_WIDE = 2000, 1024
+"""Pairs, for each number of the axes, from which on it is tried, and numbers of a vector whose axes take too long."""
 _UNIT = 2.0**-24
 """The unit roundoff of float32."""
 
@@ -141,13 +157,22 @@ class _Search:
         chunk = min(_SMALL_CHUNK if narrow and len(everyone) < _ENOUGH else _CHUNK, len(self.gallery))
         size = _fitting(chunk) if narrow else max(64, _OPENED // self.most)
         blocks = list(self._blocks(self.tiles, everyone, self.centre, size))
+        width, pairs = self.gallery.dimensions, len(everyone) * len(self.gallery)
+        trial = None if narrow or width > _TOO_WIDE or pairs < _TO_TRY * width**2 else _Trial(self)
+        start, step = 0, chunk if trial is None else min(chunk, _SMALL_CHUNK)
         with nullcontext() if narrow else single_threads() as spread:
-            for start in range(0, len(self.gallery), chunk):
-                part = self._part(start, min(start + chunk, len(self.gallery)), self.centre)
+            while start < len(self.gallery):
+                part = self._part(start, min(start + step, len(self.gallery)), self.centre)
+                leading = None if trial is None else trial.best()
+                keys = None if leading is None else leading.keys(part)
                 for number, block in enumerate(blocks):
-                    self._look(part, block, spread)
+                    if leading is None or keys is None or spread is None:
+                        self._look(part, block, spread)
+                    else:
+                        self._look_ahead(part, block, spread, leading, keys)
                     if number == 0 and start == 0 and self.settled[block.which].mean() < 0.75:
                         return Candidates(*(np.empty(0, dtype=np.int64),) * 2, everyone)
+                start, step = start + step, min(2 * step, chunk)
         return self._gather()
 
     def _run_cells(self, cells: Cells, everyone: Ints) -> None:
@@ -223,7 +248,26 @@ class _Search:
             return
         owner, group, inside = found.opened(owner, group)  # inside: [hits, _GROUP]
         hit, column = self.tiles.reached(inside, least[owner]).nonzero(as_tuple=True)
-        owner, place, value = owner[hit], group[hit] * _GROUP + column, inside[hit, column]
+        self._take(part, block, owner[hit], group[hit] * _GROUP + column, inside[hit, column], twice)
+
+    def _look_ahead(self, part: Part, block: Block, spread: Spread, leading: Leading, keys: Tensor) -> None:
+        """The same by leading coordinates, of which ``keys`` are the part's: what they leave is scored pair by pair."""
+        bias = block.constant - self.floor[block.which]
+        error = self.tiles.error(part, block, bias)
+        least = self.best[torch.from_numpy(block.which)].amin(dim=1).clamp_min_(0.0)
+        settled = torch.from_numpy(self.settled[block.which])
+        ahead = _Ahead(part, block, bias + error, keys, leading.weights(block), leading.slack(part, block))
+        owner, place, value = ahead.reached(torch.where(settled, least, math.inf), spread)
+        owner, place, value = _those(place < part.size, owner, place, value)
+        settled &= owner.bincount(minlength=len(settled)) <= 8 * self.most  # of which the best are kept
+        self.settled[block.which] = settled.numpy()
+        twice = torch.from_numpy(2.0 * error * (1.0 + 1e-6)).float()
+        self._take(part, block, *_those(settled[owner], owner, place, value), twice)
+
+    def _take(self, part: Part, block: Block, owner: Tensor, place: Tensor, value: Tensor, twice: Tensor) -> None:
+        """Keep pairs of a query of ``block`` and a place in ``part`` [m], with what a tile holds there, as candidates."""
+        which = torch.from_numpy(block.which)
+        best = self.best[which]
         if part.keys.shape[0] > part.size:
             owner, place, value = _those(place < part.size, owner, place, value)
         place = place + part.start if part.places is None else torch.from_numpy(part.places)[place]
@@ -272,6 +316,75 @@ class _Tile:
     def opened(self, owner: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pairs of a query and a group [hits], in another order maybe, and the products that lie there [hits, _GROUP]."""
         return owner, group, self.groups[group, :, owner]
+
+
+class _Trial:
+    """Tries with some queries and some rows how much leading coordinates would leave."""
+
+    def __init__(self, search: _Search) -> None:
+        self.search = search
+        gallery, count = search.gallery, len(search.queries)
+        rows = gallery.at(spread_places(len(gallery), _SAMPLE))
+        self.part = search.tiles.part(rows, search.centre, group=1)
+        self.block = search.tiles.block(search.queries, spread_places(count, _TRIED), search.centre)
+        columns = search.tiles.columns
+        axes = leading_axes(self.part.keys[:, : gallery.dimensions])
+        self.ways = []
+        for share in _SHARES:
+            together = max(_MULTIPLE, int(gallery.dimensions * share) // _MULTIPLE * _MULTIPLE)
+            kept = together - 1 - columns
+            if _LEAST_LEADING <= kept <= gallery.dimensions // 2:
+                self.ways.append(Leading(axes[:, :kept].contiguous(), columns))
+
+    def best(self) -> Leading | None:
+        """The fewest leading coordinates that leave little by what is known now, or None."""
+        search, block = self.search, self.block
+        bias = block.constant - search.floor[block.which]
+        bias += search.tiles.error(self.part, block, bias)
+        least = search.best[torch.from_numpy(block.which)].amin(dim=1).clamp_min_(0.0)
+        for way in self.ways:
+            reach = torch.from_numpy((bias + way.slack(self.part, block)).astype(np.float32))
+            tile = products(way.keys(self.part), way.weights(block), reach)
+            if float((tile >= least).float().mean()) <= _WORTH:
+                return way
+        return None
+
+
+class _Ahead:
+    """Pairs that the leading coordinates of a part and a block leave, in pieces, with their products in float32."""
+
+    def __init__(self, part: Part, block: Block, bias: Wide, keys: Tensor, weights: Tensor, slack: Wide) -> None:
+        self.keys, self.weights, self.leading_keys, self.leading_weights = part.keys, block.weights, keys, weights
+        self.bias = torch.from_numpy(bias.astype(np.float32))
+        self.reach = torch.from_numpy((bias + slack).astype(np.float32))
+
+    def reached(self, least: Tensor, spread: Spread) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, rows and products of all pairs whose product is not surely below ``least`` [n]: [m] each."""
+        corners = itertools.product(range(0, len(self.keys), _PIECE_ROWS), range(0, len(self.weights), _PIECE_QUERIES))
+        found = spread(lambda corner: self._piece(*corner, least), corners)
+        owners, places, values = (torch.cat(each) for each in zip(*found, strict=True))
+        return owners, places, values
+
+    def _piece(self, row: int, query: int, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, some = slice(row, row + _PIECE_ROWS), slice(query, query + _PIECE_QUERIES)
+        mine = least[some]
+        tile = products(self.leading_keys[rows], self.leading_weights[some], self.reach[some])
+        groups = tile.unflatten(0, (-1, _GROUP))
+        maxima = groups.amax(dim=1)
+        group, owner = (maxima >= mine).nonzero(as_tuple=True)
+        if len(group) > maxima.numel() // 4:  # too many: quicker as a whole
+            tile = products(self.keys[rows], self.weights[some], self.bias[some])
+            place, owner = (tile >= mine).nonzero(as_tuple=True)
+            return owner + query, place + row, tile[place, owner]
+        hit, column = (groups[group, :, owner] >= mine[owner, None]).nonzero(as_tuple=True)
+        place, owner = group[hit] * _GROUP + column, owner[hit]
+        value = torch.empty(len(place))
+        for at in range(0, len(place), _SLAB):
+            slab = slice(at, at + _SLAB)
+            value[slab] = torch.linalg.vecdot(self.keys[rows][place[slab]], self.weights[some][owner[slab]])
+        value += self.bias[some][owner]
+        place, owner, value = _those(value >= mine[owner], place, owner, value)
+        return owner + query, place + row, value
 
 
 class _Pieces:

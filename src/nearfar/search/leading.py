@@ -1,0 +1,76 @@
+"""Bounds from a few coordinates: which vectors can be near at all is often seen long before all numbers are multiplied.
+
+Vectors are turned so that most of their length lies in the first coordinates. A product is then that of the leading
+coordinates and that of the rest, and the latter is at most the product of the lengths of the rests (Cauchy, Schwarz): one
+more column gives a bound from above on every similarity for a fraction of the work. Trained embeddings use few directions,
+and a query's neighbours are much nearer to it than all else, so nearly everything is ruled out by it. Noise is not.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from nearfar.search.tensors import products
+from nearfar.search.tiles import Block, Part
+
+Wide = npt.NDArray[np.float64]
+
+_UNIT = 2.0**-24
+"""The unit roundoff of float32."""
+_LOST = 2.0**-57
+"""More than the length of a vector of 1,024 numbers whose squares are flushed to zero."""
+
+
+class Leading(NamedTuple):
+    """A turn of the space, of which the first coordinates are kept.
+
+    Attributes:
+        axes: orthonormal but for rounding [D, p].
+        columns: of a part's keys beyond the D of the vectors.
+    """
+
+    axes: Tensor
+    columns: int
+
+    def keys(self, part: Part) -> Tensor:
+        """The leading coordinates of a part's rows, the length of the rest, and the other columns: [rows, p + 1 + columns]."""
+        return self._cut(part.keys)
+
+    def weights(self, block: Block) -> Tensor:
+        """The same of a block's queries: [n, p + 1 + columns]."""
+        return self._cut(block.weights)
+
+    def slack(self, part: Part, block: Block) -> Wide:
+        """What products of these may be too small by, beside the rounding of the products themselves: [n].
+
+        A coordinate is a sum of D products, off by D 2^-24 times the length of the vector at most (Higham 2002, section
+        3.1), and the axes are rounded; that is p coordinates on both sides.
+        """
+        dimensions, kept = self.axes.shape
+        slack: Wide = 4.0 * math.sqrt(kept) * (dimensions + 16) * _UNIT * block.lengths * part.longest
+        return slack
+
+    def _cut(self, whole: Tensor) -> Tensor:
+        dimensions, kept = self.axes.shape
+        vectors = whole[:, :dimensions]
+        found = torch.empty((len(whole), kept + 1 + self.columns))
+        first = products(vectors, self.axes.T.contiguous())
+        squares = torch.linalg.vecdot(vectors, vectors)
+        off = 4.0 * math.sqrt(kept) * (dimensions + 16) * _UNIT
+        rest = (squares - torch.linalg.vecdot(first, first)).clamp_min_(0.0)
+        found[:, :kept] = first
+        found[:, kept] = rest.add_(squares, alpha=off).sqrt_().add_(_LOST)
+        found[:, kept + 1 :] = whole[:, dimensions:]
+        return found
+
+
+def leading_axes(sample: Tensor) -> Tensor:
+    """Orthonormal axes [D, D] of the rows of ``sample`` [n, D], those first that hold most of their squared lengths."""
+    wide = sample.to(torch.float64)
+    return torch.linalg.eigh(wide.T @ wide)[1].flip(1).to(torch.float32)
