@@ -93,9 +93,13 @@ def test_the_fit_is_as_good_as_that_of_a_general_search() -> None:
     found = [math.log(temperature), background, math.log(uniform / (1 - uniform))]
     ours = slow_loss(found, own, similarity, 4)
     starts = [[math.log(0.1), 0.5, -4.0], [math.log(0.3), 0.2, -2.0], found]
-    theirs = min(
-        minimize(slow_loss, start, (own, similarity, 4), "Nelder-Mead", options={"maxiter": 150}).fun for start in starts
-    )
+    least = 1 / (402 * (1 - 1 / 4))  # no probability above 401 / 402
+    search = {
+        "method": "Nelder-Mead",
+        "bounds": [(-9, 9), (-9, 9), (math.log(least / (1 - least)), 9)],
+        "options": {"maxiter": 150},
+    }
+    theirs = min(minimize(slow_loss, start, (own, similarity, 4), **search).fun for start in starts)
     assert ours <= theirs + 1e-4
 
 

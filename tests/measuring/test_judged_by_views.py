@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from htmlreader import Reader, pictures
 from samples import TINY, shapes
 
 from nearfar import Embedder, runs, show, verbs
-from nearfar.cli import main
 from nearfar.data import ImageSet
 from nearfar.errors import InputError
 from nearfar.evaluation import views as evaluation_views
@@ -34,6 +34,7 @@ VIEWS: dict[str, Any] = {
     "train": {"epochs": 3, "learning_rate": 0.01},
 }
 COPIED = 7
+Cli = Callable[..., tuple[int, str, str]]
 
 
 def write(images: ImageSet, folder: Path) -> Path:
@@ -205,10 +206,10 @@ def test_too_many_images_have_no_baselines(run: Path, tmp_path: Path, monkeypatc
 # ---- what people see
 
 
-def test_the_screen_and_the_card(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_screen_and_the_card(run: Path, tmp_path: Path, cli: Cli) -> None:
     copy = copied(run, tmp_path)
-    assert main(["evaluate", str(copy)]) == 0
-    out = capsys.readouterr().out
+    code, out, err = cli("evaluate", copy)
+    assert (code, err) == (0, "")
     tree = json.loads((copy / runs.METRICS).read_text())
     assert "themselves, which have no labels; each is looked for by a changed view of it" in out
     (line,) = [line.split() for line in out.splitlines() if "views" in line.split()[:1]]
@@ -236,7 +237,7 @@ def test_the_page(run: Path) -> None:
     assert {"loss", "neighbors", "views", "views_missed", "pca_2d", "pca_3d", "tsne"} == set(shown)
     assert {path.stem for path in (run / "plots").glob("*.png")} == set(shown)
     assert len(pictures(reader)) == len(shown)
-    assert [cell.strip() for cell in reader.row("confusion ")] == ["confusion", "the images have no labels"]
+    assert [cell.strip() for cell in reader.row("confusion")] == ["confusion", "the images have no labels"]
     links = {str(each["href"])[1:] for each in reader.all("a")}
     assert links <= {str(attributes["id"]) for _, attributes in reader.elements if "id" in attributes}
 
