@@ -106,6 +106,7 @@ def find_candidates(
     narrow: bool,
     centre: Floats,
     cells: Cells | None = None,
+    led: bool = False,
 ) -> Candidates:
     """Return all pairs that may be of the k nearest, by products in bfloat16 (``narrow``) or float32.
 
@@ -118,8 +119,9 @@ def find_candidates(
         narrow: whether in bfloat16. Where it proves too coarse for most, all queries are returned as unsettled.
         centre: a point [D] that vectors are moved by; with ``cells`` each has its own.
         cells: the gallery in clusters, or None.
+        led: give up at once, with all queries unsettled, where leading coordinates do not spare most products.
     """
-    return _Search(queries, gallery, k, metric, exclude, narrow, centre, cells).run()
+    return _Search(queries, gallery, k, metric, exclude, narrow, centre, cells).run(led)
 
 
 class _Search:
@@ -147,7 +149,7 @@ class _Search:
         self.settled = np.ones(count, dtype=np.bool_)
         self.found: list[tuple[Tensor, Tensor, Tensor]] = []  # owners, places, upper bounds of similarity - floor
 
-    def run(self) -> Candidates:
+    def run(self, led: bool) -> Candidates:
         self._set_floors()
         everyone = np.arange(len(self.queries))
         if self.cells is not None:
@@ -159,6 +161,8 @@ class _Search:
         blocks = list(self._blocks(self.tiles, everyone, self.centre, size))
         width, pairs = self.gallery.dimensions, len(everyone) * len(self.gallery)
         trial = None if narrow or width > _TOO_WIDE or pairs < _TO_TRY * width**2 else _Trial(self)
+        if led and (trial is None or trial.best() is None):
+            return Candidates(*(np.empty(0, dtype=np.int64),) * 2, everyone)
         start, step = 0, chunk if trial is None else min(chunk, _SMALL_CHUNK)
         with nullcontext() if narrow else single_threads() as spread:
             while start < len(self.gallery):
