@@ -327,7 +327,8 @@ def _descend(
     from scipy.optimize import minimize
 
     similarity, right = torch.from_numpy(np.ascontiguousarray(scaled)), torch.from_numpy(np.ascontiguousarray(own))
-    begin = torch.tensor([*start, -4.0], dtype=torch.float64)
+    lowest = max(-30.0, math.log(least / (1.0 - least))) if least > 0.0 else -30.0
+    begin = torch.tensor([*start, max(-4.0, lowest)], dtype=torch.float64)
     even = torch.tensor(1.0 / classes, dtype=torch.float64).log()
 
     def loss(at: Wide) -> tuple[float, Wide]:
@@ -348,9 +349,7 @@ def _descend(
     with torch.enable_grad():
         # PyTorch's own L-BFGS would import PyTorch's compiler, which takes longer than the fit.
         options = {"maxiter": 60, "ftol": 1e-12, "gtol": 1e-9}
-        lowest = max(-30.0, math.log(least / (1.0 - least))) if least > 0.0 else -30.0
         bounds = [(-30.0, 30.0), (-30.0, 30.0), (lowest, 30.0)]
-        begun = np.clip(begin.numpy(), *zip(*bounds, strict=True))
-        end = minimize(loss, begun, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        end = minimize(loss, begin.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     log_t, b, u = end.x.tolist()
     return float(end.fun), (log_t, b, u)

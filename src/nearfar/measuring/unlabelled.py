@@ -21,6 +21,7 @@ from nearfar.evaluation.leaks import find_copies, leak_figures, leak_parts
 from nearfar.evaluation.views import CHANGES, Views, figures_by_view, means, rank_views, view_rows
 from nearfar.measuring.judging import Judged, of_the_run
 from nearfar.search.exact import nearest
+from nearfar.search.vectors import Metric
 
 if TYPE_CHECKING:
     from nearfar.measuring.beside import Other
@@ -143,7 +144,7 @@ def _baselines(judged: Judged, found: Found, other: Other | None) -> dict[str, A
     """
     untrained = Untrained(judged.queries, judged.z.shape[1], None if other is None else other[1])
     places = view_rows(len(found.views), MOST_QUERIES)
-    metric = "euclidean" if judged.model.recipe_.evaluate.metric == "euclidean" else "cosine"
+    metric: Metric = "euclidean" if judged.model.recipe_.evaluate.metric == "euclidean" else "cosine"
     gallery = untrained.embed(judged.queries)
     asked = [untrained.embed(part) for part in found.views.parts(places)]
     tree: dict[str, Any] = {}

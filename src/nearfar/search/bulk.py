@@ -266,7 +266,8 @@ class _Search:
         settled &= owner.bincount(minlength=len(settled)) <= 8 * self.most  # of which the best are kept
         self.settled[block.which] = settled.numpy()
         twice = torch.from_numpy(2.0 * error * (1.0 + 1e-6)).float()
-        self._take(part, block, *_those(settled[owner], owner, place, value), twice)
+        owner, place, value = _those(settled[owner], owner, place, value)
+        self._take(part, block, owner, place, value, twice)
 
     def _take(self, part: Part, block: Block, owner: Tensor, place: Tensor, value: Tensor, twice: Tensor) -> None:
         """Keep pairs of a query of ``block`` and a place in ``part`` [m], with what a tile holds there, as candidates."""
