@@ -14,7 +14,7 @@ are three quarters of the time there, and the memory that they are written to wo
 
 There, too, most of the products are spared where vectors use few directions (``nearfar.search.leading``): a bound from the
 leading coordinates rules out nearly every pair, and the few others are scored one by one. Whether it does is tried on a
-sample before each chunk, since it takes some neighbours already found; the first chunks are small ones.
+sample before each chunk but the first, since it takes some neighbours already found.
 
 A chunk is moved so that its centre is the origin, and the queries with it: the error is relative to the distances from
 there, which are small where vectors form clusters. With cells (``nearfar.search.cells``) a chunk is a cluster; then a
@@ -63,12 +63,12 @@ _SHARES = (1 / 8, 1 / 4, 1 / 2)
 """Of a vector's numbers, that may be leading ones."""
 _MULTIPLE, _LEAST_LEADING = 8, 8
 """Columns that products are quickest with a multiple of, and the fewest leading numbers that are worth while."""
-_WORTH = 0.01
-"""Share of the pairs that leading coordinates may leave."""
+_PRICE, _FIXED, _WORTH = 370.0, 0.2, 0.85
+"""What a pair costs that leading coordinates leave, and all else, in whole products of pairs; what both may cost together."""
 _TRIED, _SLAB = 256, 1 << 13
 """Queries that it is tried with, and pairs that are scored together."""
-_TO_TRY, _TOO_WIDE = 2000, 1024
-"""Pairs, for each number of the axes, from which on it is tried, and numbers of a vector whose axes take too long."""
+_TO_TRY, _TOO_WIDE = 2, 1024
+"""Chunks of a gallery from which on it is tried, and numbers of a vector whose axes take too long."""
 _UNIT = 2.0**-24
 """The unit roundoff of float32."""
 
@@ -106,7 +106,6 @@ def find_candidates(
     narrow: bool,
     centre: Floats,
     cells: Cells | None = None,
-    led: bool = False,
 ) -> Candidates:
     """Return all pairs that may be of the k nearest, by products in bfloat16 (``narrow``) or float32.
 
@@ -119,9 +118,8 @@ def find_candidates(
         narrow: whether in bfloat16. Where it proves too coarse for most, all queries are returned as unsettled.
         centre: a point [D] that vectors are moved by; with ``cells`` each has its own.
         cells: the gallery in clusters, or None.
-        led: give up at once, with all queries unsettled, where leading coordinates do not spare most products.
     """
-    return _Search(queries, gallery, k, metric, exclude, narrow, centre, cells).run(led)
+    return _Search(queries, gallery, k, metric, exclude, narrow, centre, cells).run()
 
 
 class _Search:
@@ -149,7 +147,7 @@ class _Search:
         self.settled = np.ones(count, dtype=np.bool_)
         self.found: list[tuple[Tensor, Tensor, Tensor]] = []  # owners, places, upper bounds of similarity - floor
 
-    def run(self, led: bool) -> Candidates:
+    def run(self) -> Candidates:
         self._set_floors()
         everyone = np.arange(len(self.queries))
         if self.cells is not None:
@@ -159,15 +157,12 @@ class _Search:
         chunk = min(_SMALL_CHUNK if narrow and len(everyone) < _ENOUGH else _CHUNK, len(self.gallery))
         size = _fitting(chunk) if narrow else max(64, _OPENED // self.most)
         blocks = list(self._blocks(self.tiles, everyone, self.centre, size))
-        width, pairs = self.gallery.dimensions, len(everyone) * len(self.gallery)
-        trial = None if narrow or width > _TOO_WIDE or pairs < _TO_TRY * width**2 else _Trial(self)
-        if led and (trial is None or trial.best() is None):
-            return Candidates(*(np.empty(0, dtype=np.int64),) * 2, everyone)
-        start, step = 0, chunk if trial is None else min(chunk, _SMALL_CHUNK)
+        small = len(self.gallery) < _TO_TRY * chunk or self.gallery.dimensions > _TOO_WIDE
+        trial = None if narrow or small else _Trial(self)
         with nullcontext() if narrow else single_threads() as spread:
-            while start < len(self.gallery):
-                part = self._part(start, min(start + step, len(self.gallery)), self.centre)
-                leading = None if trial is None else trial.best()
+            for start in range(0, len(self.gallery), chunk):
+                part = self._part(start, min(start + chunk, len(self.gallery)), self.centre)
+                leading = trial.best() if trial is not None and start else None
                 keys = None if leading is None else leading.keys(part)
                 for number, block in enumerate(blocks):
                     if leading is None or keys is None or spread is None:
@@ -176,7 +171,6 @@ class _Search:
                         self._look_ahead(part, block, spread, leading, keys)
                     if number == 0 and start == 0 and self.settled[block.which].mean() < 0.75:
                         return Candidates(*(np.empty(0, dtype=np.int64),) * 2, everyone)
-                start, step = start + step, min(2 * step, chunk)
         return self._gather()
 
     def _run_cells(self, cells: Cells, everyone: Ints) -> None:
@@ -342,17 +336,20 @@ class _Trial:
                 self.ways.append(Leading(axes[:, :kept].contiguous(), columns))
 
     def best(self) -> Leading | None:
-        """The fewest leading coordinates that leave little by what is known now, or None."""
+        """The leading coordinates that cost least by what is known now, or None where whole products do."""
         search, block = self.search, self.block
         bias = block.constant - search.floor[block.which]
         bias += search.tiles.error(self.part, block, bias)
         least = search.best[torch.from_numpy(block.which)].amin(dim=1).clamp_min_(0.0)
+        found, lowest = None, _WORTH
         for way in self.ways:
             reach = torch.from_numpy((bias + way.slack(self.part, block)).astype(np.float32))
             tile = products(way.keys(self.part), way.weights(block), reach)
-            if float((tile >= least).float().mean()) <= _WORTH:
-                return way
-        return None
+            left = float((tile >= least).float().mean())
+            cost = left * _PRICE + _FIXED + way.axes.shape[1] / search.gallery.dimensions
+            if cost < lowest:
+                found, lowest = way, cost
+        return found
 
 
 class _Ahead:

@@ -166,7 +166,7 @@ def _in_bulk(queries: Floats, gallery: Gallery, k: int, metric: Metric, exclude:
     """Find the k nearest by candidates in bfloat16; in float32 where these were too many; one by one where still so.
 
     Cells leave so few products to be made that to score the candidates of bfloat16 would cost more than float32 does.
-    With neither cells nor bfloat16 some hundreds of queries gain nothing in bulk, and wide vectors only by leading coordinates.
+    With neither cells nor bfloat16 wide vectors and some hundreds of queries gain nothing in bulk.
     """
     from nearfar.search.bulk import find_candidates
     from nearfar.search.cells import make_cells
@@ -178,8 +178,7 @@ def _in_bulk(queries: Floats, gallery: Gallery, k: int, metric: Metric, exclude:
     clustered = len(queries) >= _CELL_QUERIES and len(gallery) <= _CELL_ROWS
     cells = make_cells(queries, gallery, metric) if clustered else None
     ways: tuple[bool, ...] = (True, False) if cells is None and has_narrow_products() else (False,)
-    whole = cells is None and not has_narrow_products()  # all pairs by float32
-    if whole and len(queries) < _SOME_QUERIES:
+    if cells is None and not has_narrow_products() and (gallery.dimensions >= _WIDE or len(queries) < _SOME_QUERIES):
         ways = ()
     for first in range(0, len(queries), _BULK):
         left = np.arange(first, min(first + _BULK, len(queries)))
@@ -188,8 +187,7 @@ def _in_bulk(queries: Floats, gallery: Gallery, k: int, metric: Metric, exclude:
                 break
             some, own = queries[left], None if exclude is None else exclude[left]
             near = None if cells is None else cells._replace(home=cells.home[left])
-            led = whole and gallery.dimensions >= _WIDE
-            found = find_candidates(some, gallery, k, metric, own, narrow=narrow, centre=centre, cells=near, led=led)
+            found = find_candidates(some, gallery, k, metric, own, narrow=narrow, centre=centre, cells=near)
             settled = np.delete(left, found.unsettled)
             scores[settled], places[settled] = _best_of(some, gallery, k, metric, found)
             left = left[found.unsettled]

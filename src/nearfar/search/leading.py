@@ -58,15 +58,14 @@ class Leading(NamedTuple):
 
     def _cut(self, whole: Tensor) -> Tensor:
         dimensions, kept = self.axes.shape
-        vectors = whole[:, :dimensions]
-        found = torch.empty((len(whole), kept + 1 + self.columns))
-        first = products(vectors, self.axes.T.contiguous())
-        squares = torch.linalg.vecdot(vectors, vectors)
+        # One product does it all, since the other columns are taken over by ones and zeros, which is exact.
+        turn = torch.zeros((kept + 1 + self.columns, whole.shape[1]))
+        turn[:kept, :dimensions] = self.axes.T
+        turn[kept + 1 :, dimensions:] = torch.eye(self.columns)
+        found = products(whole, turn)
+        squares, first = (torch.linalg.vector_norm(x, dim=1).square_() for x in (whole[:, :dimensions], found[:, :kept]))
         off = 4.0 * math.sqrt(kept) * (dimensions + 16) * _UNIT
-        rest = (squares - torch.linalg.vecdot(first, first)).clamp_min_(0.0)
-        found[:, :kept] = first
-        found[:, kept] = rest.add_(squares, alpha=off).sqrt_().add_(_LOST)
-        found[:, kept + 1 :] = whole[:, dimensions:]
+        found[:, kept] = first.neg_().add_(squares).clamp_min_(0.0).add_(squares, alpha=off).sqrt_().add_(_LOST)
         return found
 
 
