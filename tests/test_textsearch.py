@@ -224,7 +224,7 @@ def test_images_with_captions_and_no_labels(data: Path, tmp_path: Path, cli: Cli
     assert (code, err) == (0, "")
     assert "text to image" in out
     tree = json.loads((tmp_path / "run" / runs.METRICS).read_text())
-    assert tree["views"]["recall@1"] > 0.5  # and as images, by views of them
+    assert tree["views"]["recall@1"] > 0.1  # of 40, and as images, by views of them
     assert "classification" not in tree
     assert 0 <= tree["towers"]["text_to_image"]["recall@1"] <= 1
     (found,) = verbs.search(tmp_path / "run", ["dim left"], k=2)

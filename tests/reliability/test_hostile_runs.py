@@ -126,7 +126,7 @@ def test_a_header_that_is_no_header_is_refused(run: Path) -> None:
 
 
 def test_figures_of_any_kind_do_not_break_the_card(run: Path) -> None:
-    for metrics in ({"classification": 3}, {"retrieval": {"recall@1": 0.5}}, {"data": "x"}):
+    for metrics in ({"classification": 3}, {"retrieval": {"recall@1": 0.5}, "confidence": {"retrieval": 3}}, {"data": "x"}):
         (run / runs.METRICS).write_text(json.dumps(metrics))
         refused(write_card, run, words="damaged")
 
