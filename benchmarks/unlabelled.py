@@ -123,17 +123,17 @@ def without_labels(name: str, lengths: Sequence[float], out: Path, test: nf.Imag
     print(f"{name}, test images: 10-NN accuracy, 1-NN accuracy, found first by a changed view; percent")
 
     def row(title: str, *values: float) -> None:
-        print(f"  {title:32} {'   '.join(f'{100 * value:6.2f}' for value in values)}", flush=True)
+        print(f"  {title:32} {'   '.join(f'{value:6.2f}' for value in values)}", flush=True)
 
     for recipe, epochs in trainings:
         run = out / f"{name}-{recipe}-{epochs}"
         train(one.data, run, 0, "--recipe", recipe, *([] if epochs is None else ["--epochs", str(epochs)]))
-        known, unknown = (figures(judging.judge(run, images)) for images in (test, bare))
-        vote = known["classification"]
-        row(f"{recipe}, {epochs or 'its own'} epochs", vote["accuracy"], vote["one_nn_accuracy"], unknown["views"]["recall@1"])
+        known, unknown = judge(run, test), figures(judging.judge(run, bare))
+        row(f"{recipe}, {epochs or 'its own'} epochs", known["10-NN"], known["1-NN"], 100 * unknown["views"]["recall@1"])
+    plain = figures(judging.judge(run, test))["baselines"]
     for baseline in ("pca", "pixels"):
-        vote, found = known["baselines"][baseline]["classification"], unknown["baselines"][baseline]["views"]
-        row(f"{baseline}, of 2,500", vote["accuracy"], vote["one_nn_accuracy"], found["recall@1"])
+        vote, found = plain[baseline]["classification"], unknown["baselines"][baseline]["views"]
+        row(f"{baseline}, of 2,500", *(100 * value for value in (vote["accuracy"], vote["one_nn_accuracy"], found["recall@1"])))
 
 
 def main() -> None:

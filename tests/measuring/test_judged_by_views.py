@@ -127,7 +127,7 @@ def test_figures_by_a_loop(run: Path) -> None:
         assert tree["views"][name] == pytest.approx(value)
         low, high = tree["confidence"]["views"][name]
         assert low <= value <= high
-    assert tree["views"]["changes"] == {"degrees": 15.0, "crop": 0.7, "brightness": 0.3, "contrast": 0.3}
+    assert tree["views"]["changes"] == {"degrees": 15.0, "crop": 0.7, "brightness": 0.3}
     assert tree["views"]["changes"] == {key: value for key, value in dataclasses.asdict(CHANGES).items() if value}
     pixels = np.asarray(judged.queries.images).reshape(25, -1) / 255.0
     plain = np.array(slow_ranks(pixels, views.reshape(25, -1) / 255.0, np.arange(25), "cosine"))

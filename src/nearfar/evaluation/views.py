@@ -22,8 +22,8 @@ from nearfar.search.vectors import Floats, Ints, Metric
 
 Wide = npt.NDArray[np.float64]
 
-CHANGES = Augment(degrees=15.0, crop=0.7, brightness=0.3, contrast=0.3)
-"""What is done to an image: turned, a part of it enlarged, made darker or brighter, and paler or harder."""
+CHANGES = Augment(degrees=15.0, crop=0.7, brightness=0.3)
+"""What is done to an image: turned, a part of it enlarged, made darker or brighter. Black stays black."""
 KS = (1, 5, 10)
 MOST = 10_000
 """Images that are looked for at most, drawn at random from more."""

@@ -283,7 +283,8 @@ def _mistakes(content: Content) -> str:
 
 def _plots(content: Content, images: Mapping[str, bytes]) -> str:
     tree = content.figures
-    lines = [f"<p>Each is also in {code('plots/')} of the run folder, as PNG and as SVG, and so are the worst mistakes.</p>"]
+    too = ", and so are the worst mistakes" if _SHEET in content.album.plots else ""
+    lines = [f"<p>Each is also in {code('plots/')} of the run folder, as PNG and as SVG{too}.</p>"]
     lines.append('<p class="narrow soft">On a narrow screen, plots scroll sideways.</p>')
     for heading, plots in content.album.groups():
         lines.append(f"<h3>{text(heading)}</h3>")

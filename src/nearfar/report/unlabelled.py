@@ -62,8 +62,9 @@ def in_short(tree: Mapping[str, Any]) -> str:
     beside = f"; a search among the raw pixels finds {100 * pixels['views']['recall@1']:.2f} %" if pixels else ""
     lines = [
         f"<p>The images of {name(data['source'])} ({text(data['split'])} split) have no labels, so nothing is said of classes. "
-        f"Instead {data['queries']:,} were changed, turned, cut and made brighter or darker, and looked for among all "
-        f"{data['gallery']:,}. The nearest is the image itself for <b>{100 * found['recall@1']:.2f} %</b>{sure}{beside}.</p>",
+        f"Instead a view of {data['queries']:,} of them, turned, cut and made brighter or darker, was looked for among all "
+        f"{data['gallery']:,}: the nearest is the image itself for <b>{100 * found['recall@1']:.2f} %</b>{sure}{beside}. "
+        "That tells how well pictures are told apart, not whether those of one class lie together.</p>",
         '<ul class="key">',
     ]
     for section, key, title in _CARDS:
