@@ -152,21 +152,11 @@ def _of_classes(tree: Mapping[str, Any]) -> str:
     pixels = tree.get("baselines", {}).get("pixels")
     beside = f"; a search among the raw pixels does for {100 * pixels['classification']['accuracy']:.2f} %" if pixels else ""
     among = "among one another, each left out of its own search" if data["same_set"] else f"among {data['gallery']:,} others"
-    lines = [
+    lead = (
         f"<p>{data['queries']:,} images of {name(data['source'])} ({text(data['split'])} split) were searched {among}. "
-        f"The {k} nearest give the right class for <b>{100 * accuracy:.2f} %</b> of them{sure}{beside}.</p>",
-        '<ul class="key">',
-    ]
-    for section, key, title in _CARDS:
-        value = tree[section].get(key)
-        if value is None:
-            continue
-        notes = [tables.interval(tree, section, key)]
-        if pixels:
-            notes.append(f"raw pixels {tables.number(pixels[section][key])}")
-        below = "".join(f"<small>{note}</small>" for note in notes if note)
-        lines.append(f"<li>{text(title.format(k=k))}<strong>{tables.number(value)}</strong>{below}</li>")
-    return "\n".join([*lines, "</ul>"])
+        f"The {k} nearest give the right class for <b>{100 * accuracy:.2f} %</b> of them{sure}{beside}.</p>"
+    )
+    return f"{lead}\n{tables.cards(tree, [(section, key, title.format(k=k)) for section, key, title in _CARDS])}"
 
 
 def _trained(content: Content) -> str:

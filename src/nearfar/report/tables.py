@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nearfar.report.markup import name, table, text
@@ -61,6 +61,22 @@ def interval(tree: Mapping[str, Any], section: str, key: str) -> str:
     """The interval of a figure as "0.9431 to 0.9520", or nothing."""
     found = tree.get("confidence", {}).get(section, {}).get(key)
     return f"{number(found[0])} to {number(found[1])}" if found else ""
+
+
+def cards(tree: Mapping[str, Any], titles: Sequence[tuple[str, str, str]]) -> str:
+    """A few figures in large letters, each by section, key and title, with its interval and that of raw pixels."""
+    pixels = tree.get("baselines", {}).get("pixels", {})
+    lines = ['<ul class="key">']
+    for section, key, title in titles:
+        value = tree[section].get(key)
+        if value is None:
+            continue
+        notes = [interval(tree, section, key)]
+        if key in pixels.get(section, {}):
+            notes.append(f"raw pixels {number(pixels[section][key])}")
+        below = "".join(f"<small>{note}</small>" for note in notes if note)
+        lines.append(f"<li>{text(title)}<strong>{number(value)}</strong>{below}</li>")
+    return "\n".join([*lines, "</ul>"])
 
 
 def search_table(tree: Mapping[str, Any], caption: str) -> str:

@@ -60,23 +60,13 @@ def in_short(tree: Mapping[str, Any]) -> str:
     sure = f" (95 % interval {100 * spread[0]:.2f} to {100 * spread[1]:.2f})" if spread else ""
     pixels = tree.get("baselines", {}).get("pixels")
     beside = f"; a search among the raw pixels finds {100 * pixels['views']['recall@1']:.2f} %" if pixels else ""
-    lines = [
+    lead = (
         f"<p>The images of {name(data['source'])} ({text(data['split'])} split) have no labels, so nothing is said of classes. "
         f"Instead a view of {data['queries']:,} of them, turned, cut and made brighter or darker, was looked for among all "
         f"{data['gallery']:,}: the nearest is the image itself for <b>{100 * found['recall@1']:.2f} %</b>{sure}{beside}. "
-        "That tells how well pictures are told apart, not whether those of one class lie together.</p>",
-        '<ul class="key">',
-    ]
-    for section, key, title in _CARDS:
-        value = tree[section].get(key)
-        if value is None:
-            continue
-        notes = [tables.interval(tree, section, key)]
-        if pixels and key in pixels.get(section, {}):
-            notes.append(f"raw pixels {tables.number(pixels[section][key])}")
-        below = "".join(f"<small>{note}</small>" for note in notes if note)
-        lines.append(f"<li>{text(title)}<strong>{tables.number(value)}</strong>{below}</li>")
-    return "\n".join([*lines, "</ul>"])
+        "That tells how well pictures are told apart, not whether those of one class lie together.</p>"
+    )
+    return f"{lead}\n{tables.cards(tree, _CARDS)}"
 
 
 def not_found(tree: Mapping[str, Any], shown: bool) -> str:
