@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from samples import TINY, shapes
 
 from nearfar import verbs
-from nearfar.runs.card import card, quoted, write_card
 from nearfar.errors import InputError
 from nearfar.recipe import Recipe
+from nearfar.runs.card import card, quoted, write_card
 
 EVIL = 'a: [b]\n---\n"c" \\ #d\x85\u2028{e}\x7f\ufffe!!python/object:os.system &f *f'
 

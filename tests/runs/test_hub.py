@@ -17,9 +17,9 @@ from samples import TINY, shapes
 
 import nearfar as nf
 from nearfar import InputError, verbs
-from nearfar.runs import hub
 from nearfar.cli import main
 from nearfar.recipe import Recipe
+from nearfar.runs import hub
 
 
 @pytest.fixture(scope="module")

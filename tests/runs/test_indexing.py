@@ -16,13 +16,13 @@ from PIL import Image
 from samples import TINY, shapes
 
 from nearfar import answers, runs, show, verbs
-from nearfar.runs import indexing
 from nearfar.classify import similarities, winners
 from nearfar.cli import main
 from nearfar.data import ImageSet, load_any
 from nearfar.errors import InputError
 from nearfar.recipe import Recipe
 from nearfar.report import report
+from nearfar.runs import indexing
 from nearfar.search import NeighborIndex
 from nearfar.search.storage import MANIFEST
 

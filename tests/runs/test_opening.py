@@ -17,8 +17,8 @@ from nearfar import runs, verbs
 from nearfar.answers import answer as ask
 from nearfar.answers import current_calibration, gallery_of
 from nearfar.errors import InputError
-from nearfar.runs.opening import labels_in, load_index, load_model, load_run, open_model
 from nearfar.recipe import Recipe
+from nearfar.runs.opening import labels_in, load_index, load_model, load_run, open_model
 
 WITHOUT_TORCH = """
 import json, sys

@@ -13,10 +13,10 @@ import pytest
 from samples import TINY, shapes
 
 from nearfar import verbs
-from nearfar.runs import indexing, rebuilding
 from nearfar.errors import InputError
-from nearfar.runs.rebuilding import rebuild_index
 from nearfar.recipe import Recipe
+from nearfar.runs import indexing, rebuilding
+from nearfar.runs.rebuilding import rebuild_index
 from nearfar.search import NeighborIndex
 
 CLI = Callable[..., tuple[int, str, str]]

@@ -1,7 +1,8 @@
 """Images in a run's index beside those that it was trained on: add, remove, and say what is there. Nothing is trained.
 
 The run's config keeps the classes that training knew; names of classes that came later are kept with the index, behind them
-(`nearfar.runs.opening.classes_of`). An added image gets an id above those of the training images, so that both can be told apart.
+(`nearfar.runs.opening.classes_of`). An added image gets an id above those of the training images, so that both can be told
+apart.
 """
 
 from __future__ import annotations
