@@ -88,18 +88,15 @@ def neighbor_grid(
             if truth is not None:
                 sheets.put_line(axes, classes[truth[row]], x + side / 2, y + high + 0.05, query_room)
             for at in range(k):
-                if answers is None or hits is None:
-                    x = start + at * cell + (cell - side) / 2
-                    sheets.put_image(axes, found[row, at], x, y, side)
-                    sheets.put_line(axes, _short(numbers[row, at]), x + side / 2, y + high + 0.05, cell)
-                    continue
-                right = bool(hits[row, at])
-                color = style.RIGHT if right else style.WRONG
+                right = hits is None or bool(hits[row, at])
+                score, color, frame = _short(numbers[row, at]), style.INK, style.MUTED
+                if hits is not None:
+                    color = frame = style.RIGHT if right else style.WRONG
+                    score = f"{sheets.YES if right else sheets.NO} {score}"
                 x = start + at * cell + (cell - side) / 2
-                sheets.put_image(axes, found[row, at], x, y, side, color, dashed=not right)
-                score = f"{sheets.YES if right else sheets.NO} {_short(numbers[row, at])}"
+                sheets.put_image(axes, found[row, at], x, y, side, frame, dashed=not right)
                 sheets.put_line(axes, score, x + side / 2, y + high + 0.05, cell, color=color)
-                if not right:
+                if answers is not None and not right:
                     below = y + high + 0.05 + sheets.LINE
                     sheets.put_line(axes, classes[answers[row, at]], x + side / 2, below, cell - 0.03, color=color)
         lead = (

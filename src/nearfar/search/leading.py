@@ -52,9 +52,12 @@ class Leading(NamedTuple):
         A coordinate is a sum of D products, off by D 2^-24 times the length of the vector at most (Higham 2002, section
         3.1), and the axes are rounded; that is p coordinates on both sides.
         """
-        dimensions, kept = self.axes.shape
-        slack: Wide = 4.0 * math.sqrt(kept) * (dimensions + 16) * _UNIT * block.lengths * part.longest
+        slack: Wide = self._off() * block.lengths * part.longest
         return slack
+
+    def _off(self) -> float:
+        dimensions, kept = self.axes.shape
+        return 4.0 * math.sqrt(kept) * (dimensions + 16) * _UNIT
 
     def _cut(self, whole: Tensor) -> Tensor:
         dimensions, kept = self.axes.shape
@@ -64,8 +67,8 @@ class Leading(NamedTuple):
         turn[kept + 1 :, dimensions:] = torch.eye(self.columns)
         found = products(whole, turn)
         squares, first = (torch.linalg.vector_norm(x, dim=1).square_() for x in (whole[:, :dimensions], found[:, :kept]))
-        off = 4.0 * math.sqrt(kept) * (dimensions + 16) * _UNIT
-        found[:, kept] = first.neg_().add_(squares).clamp_min_(0.0).add_(squares, alpha=off).sqrt_().add_(_LOST)
+        rest = first.neg_().add_(squares).clamp_min_(0.0)
+        found[:, kept] = rest.add_(squares, alpha=self._off()).sqrt_().add_(_LOST)
         return found
 
 
