@@ -174,10 +174,10 @@ def test_leading_coordinates_are_used_where_they_rule_out_nearly_all(kind: str, 
         pairs.append(len(found[0]))
         return found
 
-    def look(*parts: Any) -> None:
+    def look(*parts: Any, **more: Any) -> None:
         nonlocal chunks
         chunks += 1
-        ahead(*parts)
+        ahead(*parts, **more)
 
     monkeypatch.setattr(bulk._Ahead, "_piece", piece)
     monkeypatch.setattr(bulk._Search, "_look_ahead", look)

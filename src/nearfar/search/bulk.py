@@ -31,6 +31,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -162,13 +163,11 @@ class _Search:
         with nullcontext() if narrow else single_threads() as spread:
             for start in range(0, len(self.gallery), chunk):
                 part = self._part(start, min(start + chunk, len(self.gallery)), self.centre)
-                leading = trial.best() if trial is not None and start else None
-                keys = None if leading is None else leading.keys(part)
+                look = partial(self._look, part, spread=spread)
+                if trial is not None and spread is not None and start and (leading := trial.best()) is not None:
+                    look = partial(self._look_ahead, part, spread=spread, leading=leading, keys=leading.keys(part))
                 for number, block in enumerate(blocks):
-                    if leading is None or keys is None or spread is None:
-                        self._look(part, block, spread)
-                    else:
-                        self._look_ahead(part, block, spread, leading, keys)
+                    look(block)
                     if number == 0 and start == 0 and self.settled[block.which].mean() < 0.75:
                         return Candidates(*(np.empty(0, dtype=np.int64),) * 2, everyone)
         return self._gather()
