@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from nearfar import onnxfile
+from nearfar import onnxfile, onnxmodel
 from nearfar.errors import InputError
 from nearfar.onnxmodel import OnnxEmbedder
 from nearfar.recipe import load_recipe
@@ -66,6 +67,36 @@ def test_a_file_of_our_kind_is_opened(tmp_path: Path) -> None:
     pixels = np.arange(8, dtype=np.uint8).reshape(2, 1, 2, 2)
     np.testing.assert_allclose(model.embed_block(pixels), pixels.reshape(2, 4) @ WEIGHT, rtol=1e-6)
     assert (model.classes_, model.size_, model.head_) == (("a", "b"), (2, 2), None)
+
+
+@pytest.mark.parametrize("count", [1, 64, 65, 100, 1000])
+@pytest.mark.parametrize("largest", [0, 1 << 20])
+def test_many_images_spread_over_cores_stay_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, largest: int
+) -> None:
+    monkeypatch.setattr(onnxmodel, "_TWICE", largest)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(small().SerializeToString())
+    model = OnnxEmbedder.load(path, threads=3)
+    pixels = np.random.default_rng(1).integers(0, 256, (count, 1, 2, 2), dtype=np.uint8)
+    np.testing.assert_allclose(model.transform(pixels), pixels.reshape(count, 4) @ WEIGHT, rtol=1e-5, atol=1e-4)
+
+
+def test_several_cores_compute_at_once_where_there_are_many_images(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(small().SerializeToString())
+    model = OnnxEmbedder.load(path, threads=3)
+    together = threading.Barrier(3, timeout=20)  # breaks unless three pieces are under way at the same time
+    inner = model._alone
+
+    class Meeting:
+        def run(self, names: list[str], given: dict[str, Any]) -> Any:
+            together.wait()
+            return inner.run(names, given)
+
+    model.__dict__["_alone"] = Meeting()
+    pixels = np.zeros((6 * 64, 1, 2, 2), dtype=np.uint8)
+    assert not model.embed_block(pixels).any()
 
 
 def test_another_models_file_is_refused(tmp_path: Path) -> None:

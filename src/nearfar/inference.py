@@ -1,6 +1,10 @@
-"""Images -> embeddings, as fast as the machine goes: no gradients, folded batch norms, slices of what may lie on disk."""
+"""Images -> embeddings, as fast as the machine goes: no gradients, folded batch norms, a batch for each core, slices of what
+may lie on disk.
+"""
 
 from __future__ import annotations
+
+import contextlib
 
 import numpy as np
 import torch
@@ -8,29 +12,31 @@ from torch import nn
 
 from nearfar.augment import normalize
 from nearfar.blocks import check_finite
+from nearfar.cores import share_of
 from nearfar.data import ImageSet
 from nearfar.encoders import Encoder, fuse
 from nearfar.errors import InputError
 from nearfar.memory import keep_freed_memory
 from nearfar.recipe import DataSection
+from nearfar.threads import one_by_one, single_threads
 
-_NUMBERS = 1 << 23  # of pixels in a batch at most: 512 of 64 x 64 in colour, 55 of 224 x 224, whose layers need the more memory
-BATCH = 512  # images embedded at once: from 256 on speed hardly changes, for 28 x 28 pixels and small nets (docs/speed.md)
+_NUMBERS = 1 << 23  # of pixels at once at most: 55 images of 224 x 224 in colour, whose layers need far more memory
+_BATCH, _SHARE = 512, 128  # images at once by all cores together, and by each of several for itself (docs/speed.md)
 
 _WHITENED = 40  # images that covariances are taken from, for each number of an embedding
 
 
-def embed(
-    encoder: nn.Module, images: ImageSet, section: DataSection, *, device: str = "cpu", batch_size: int | None = None
-) -> np.ndarray:
+def embed(encoder: nn.Module, images: ImageSet, section: DataSection, *, device: str = "cpu") -> np.ndarray:
     """Embed every image.
+
+    On a processor each core embeds batches of its own, where images are not so large that few make a batch: cores that each
+    go their own way through the layers do not wait for one another behind every layer.
 
     Args:
         encoder: maps float [B, C, H, W] to [B, D]; stays as it is.
         images: N images of the size and channels that the encoder was built for.
         section: the recipe's data section, whose mean and std turn pixels into numbers.
         device: where to compute.
-        batch_size: images at once; None: 512, or fewer where they are large.
 
     Returns:
         float32 [N, D].
@@ -38,14 +44,19 @@ def embed(
     Raises:
         InputError: an embedding is not finite: the weights are broken.
     """
-    if batch_size is None:
-        batch_size = max(1, min(BATCH, _NUMBERS // (images.channels * images.size[0] * images.size[1])))
-    fast = for_inference(encoder, device)
-    starts = range(0, len(images), batch_size)
-    parts = [embed_pixels(fast, images.images[at : at + batch_size], section, device) for at in starts]
-    if not parts:
+    if not len(images):
         raise InputError("there are no images to embed")
-    return np.concatenate(parts)
+    fast = for_inference(encoder, device)
+    most = max(1, _NUMBERS // (images.channels * images.size[0] * images.size[1]))
+    threads = torch.get_num_threads() if device == "cpu" else 1
+    share = share_of(len(images), threads, most=min(_SHARE, most // threads)) if threads > 1 else None
+    size = min(_BATCH, most) if share is None else share
+
+    def work(at: int) -> np.ndarray:
+        return embed_pixels(fast, images.images[at : at + size], section, device)
+
+    with contextlib.nullcontext(one_by_one) if share is None else single_threads() as spread:
+        return np.concatenate(spread(work, range(0, len(images), size)))
 
 
 def fit_whitening(encoder: nn.Module, images: ImageSet, section: DataSection, *, seed: int, device: str = "cpu") -> None:

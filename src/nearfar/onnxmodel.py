@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +13,7 @@ import numpy.typing as npt
 
 from nearfar import onnxfile
 from nearfar.blocks import check_block, check_finite
+from nearfar.cores import share_of
 from nearfar.data import ImageSet, load_images
 from nearfar.errors import InputError
 from nearfar.heads import Head
@@ -19,6 +22,7 @@ from nearfar.search.arithmetic import threads as cores
 
 FORMAT = 1
 BATCH = 64  # images at once: more are no faster, and their maps no longer fit into a core's cache (docs/export.md)
+_TWICE = 64 << 20  # bytes of a file that may be opened a second time, for many images; what is larger is slow by its own work
 
 Floats = npt.NDArray[np.float32]
 
@@ -38,7 +42,7 @@ class OnnxEmbedder:
         """Args:
             content: of an ONNX file.
             where: what an error calls it.
-            threads: that one call computes with; None: one for each core.
+            threads: to compute with; None: one for each core.
 
         Raises:
             InputError: it is damaged, not nearfar's, refers to other files, or onnxruntime is not installed.
@@ -53,7 +57,9 @@ class OnnxEmbedder:
         self.quantize_: str | None = said.get("quantize")
         self.head_: Head | None = None
         self._where = where
-        self._session = _open(content, where, threads)
+        self._threads = _checked_threads(threads)
+        self._session = _open(content, where, self._threads)
+        self._content = content if self._threads > 1 and len(content) <= _TWICE else None
         self._check_graph()
 
     @classmethod
@@ -63,7 +69,7 @@ class OnnxEmbedder:
         Args:
             path: what ``nearfar export RUN --out FILE.onnx`` wrote.
             expect_model_hash: refuse a file that was exported from another model.
-            threads: that one call computes with; None: one for each core.
+            threads: to compute with; None: one for each core.
 
         Raises:
             InputError: it is missing, damaged, not nearfar's or of another model, or onnxruntime is not installed.
@@ -103,14 +109,29 @@ class OnnxEmbedder:
         return self._run(pixels)
 
     def _run(self, images: Any) -> Floats:
-        """Embed images [N, C, H, W] of an array or on disk, some at a time."""
-        parts = []
-        for at in range(0, len(images), BATCH):
-            block = np.ascontiguousarray(images[at : at + BATCH])
-            parts.append(self._session.run(["embedding"], {"images": block})[0])
+        """Embed images [N, C, H, W] of an array or on disk, some at a time; of many each core takes some for itself."""
+        share = share_of(len(images), self._threads, most=BATCH) if len(images) > BATCH and self._content else None
+        session, size = (self._session, BATCH) if share is None else (self._alone, share)
+
+        def work(at: int) -> Floats:
+            found: Floats = session.run(["embedding"], {"images": np.ascontiguousarray(images[at : at + size])})[0]
+            return found
+
+        starts = range(0, len(images), size)
+        if share is None:
+            parts = [work(at) for at in starts]
+        else:
+            with ThreadPoolExecutor(self._threads) as pool:
+                parts = list(pool.map(work, starts))
         z: Floats = np.concatenate(parts)
         check_finite(z)
         return z
+
+    @cached_property
+    def _alone(self) -> Any:
+        """The same network for calls that compute with one core each; opened when there first are many images."""
+        assert self._content is not None
+        return _open(self._content, self._where, 1)
 
     def _check_graph(self) -> None:
         """Refuse a graph that does not take and give what the file says of it."""
@@ -135,12 +156,16 @@ def runtime() -> Any:
     return onnxruntime
 
 
-def _open(content: bytes, where: str, threads: int | None) -> Any:
+def _checked_threads(threads: int | None) -> int:
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads is {threads!r}, expected a whole number of at least 1")
+    return cores() if threads is None else threads
+
+
+def _open(content: bytes, where: str, threads: int) -> Any:
     ort = runtime()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = cores() if threads is None else threads
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # A thread that has nothing to do sleeps: spinning would take the cores from whatever else runs, the web server say.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -19,6 +19,11 @@ class Spread(Protocol):
     def __call__(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]: ...
 
 
+def one_by_one(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """The same without threads of its own."""
+    return [work(item) for item in items]
+
+
 @contextmanager
 def single_threads() -> Iterator[Spread]:
     """Give a function that spreads pieces of work over as many threads as PyTorch computes with, one core to each.
@@ -28,7 +33,7 @@ def single_threads() -> Iterator[Spread]:
     """
     count = torch.get_num_threads()
     if count == 1:
-        yield lambda work, items: [work(item) for item in items]
+        yield one_by_one
         return
     pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
