@@ -20,7 +20,7 @@ class Spread(Protocol):
 
 
 def one_by_one(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """The same without threads of its own."""
+    """A `Spread` for where nothing is gained by threads: the caller does one piece after the other."""
     return [work(item) for item in items]
 
 
