@@ -39,6 +39,14 @@ TASKS: dict[str, dict[str, Any]] = {
     "batch-norm": {**CONV, "augment.shift": 1, "augment.noise": 0.1, "train.average": 0.9},
     "chunks": {**CONV, "train.chunk": 11, "augment.degrees": 20},
     "pairs": {**SGD, "sampling.kind": "pairs", "loss.kind": "contrastive", "train.chunk": 16},
+    "linked": {
+        **CONV,
+        "sampling.kind": "pairs",
+        "sampling.linked": 4,
+        "loss.kind": "contrastive",
+        "augment.noise": 0.1,
+        "train.chunk": 40,
+    },
     "views": {**SGD, **VIEWS, "loss.kind": "vicreg", "train.learning_rate": 0.01},
     "classes": {
         **SGD,

@@ -35,7 +35,7 @@ from nearfar.training.parts import check
 ROWS = {"count": 11, "counts": [6, 5]}
 PAIRED = [name for name, home in LOSSES.items() if home.takes_pairs]
 TILED = ["contrastive", "cosine-mse", "dcl", "dclw", "info-nce", "nt-xent", "siglip", "supcon"]
-QUICK = ["supcon", "uneven", "batch-norm", "pairs"]
+QUICK = ["supcon", "uneven", "batch-norm", "pairs", "linked"]
 
 
 @pytest.fixture(scope="module")
@@ -68,25 +68,28 @@ def off(found: list[float], wanted: list[float]) -> float:
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 @pytest.mark.parametrize("chunk", [0, 7, 8])
-@pytest.mark.parametrize("paired", [False, True])
-def test_parts_are_the_batch_whatever_the_number_of_processes(world: int, chunk: int, paired: bool) -> None:
-    batch = Batch(np.arange(100, 131), np.arange(200, 231) if paired else None, np.arange(31) % 2 == 0 if paired else None)
+@pytest.mark.parametrize(("paired", "linked"), [(False, 1), (True, 1), (True, 3)])
+def test_parts_are_the_batch_whatever_the_number_of_processes(world: int, chunk: int, paired: bool, linked: int) -> None:
+    partners = None if not paired else np.arange(200, 231) if linked == 1 else np.arange(101, 132)
+    batch = Batch(np.arange(100, 131), partners, np.arange(31) % 2 == 0 if paired else None, linked=linked)
     parts = [part_of(batch, rank=rank, world=world, chunk=chunk) for rank in range(world)]
     one = part_of(batch, chunk=chunk)
     if parts[0].alone:
-        assert world == 1 or min(len(piece.places) for piece in one.pieces) < world * (2 if paired else 1)
+        assert world == 1 or min(len(piece.places) for piece in one.pieces) < world * (2 if paired else 1) * linked
         return
     joined = np.concatenate([part.batch.rows for part in parts])
     assert np.array_equal(np.sort(joined), batch.rows)
     assert np.array_equal(joined, batch.rows[parts[0].everyone])
-    assert max(parts[0].counts) - min(parts[0].counts) <= len(one.pieces)
-    every = batch.rows if batch.partners is None else np.concatenate([batch.rows, batch.partners])
+    assert max(parts[0].counts) - min(parts[0].counts) <= len(one.pieces) * (2 * linked - 1)
+    every = batch.images()
+    assert sum(parts[0].embedded) == len(every) == sum(piece.count for piece in one.pieces)
     for rank, part in enumerate(parts):
         assert part.offset == sum(part.counts[:rank])
         assert len(part.batch.rows) == part.counts[rank]
+        assert len(part.images) == part.embedded[rank]
         assert np.array_equal(every[part.places], part.images)
         if paired:
-            first, second = part.halves()
+            first, second = part.sides
             assert np.array_equal(part.images[first], part.batch.rows)
             assert np.array_equal(part.images[second], part.batch.partners)
     # A piece is the same images for any number of processes, each of which knows its place there.
@@ -114,6 +117,10 @@ def test_a_batch_with_fewer_rows_than_processes_is_done_by_each() -> None:
         check_shares(30, 7, 4, paired=True)
     check_shares(30, 16, 4, paired=True)
     check_shares(1, 0, 1, paired=False)
+    with pytest.raises(InputError, match=r"12 pairs, 8 of them linked, fewer than the 4 processes"):
+        check_shares(12, 0, 4, paired=True, linked=8)
+    with pytest.raises(InputError, match=r"8 linked pairs can have 16 images; set at least train\.chunk=16, or a smaller"):
+        check_shares(32, 12, 1, paired=True, linked=8)
 
 
 # ---- what is random, and statistics over processes, without any process

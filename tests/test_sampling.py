@@ -35,6 +35,7 @@ SAMPLERS = [
     pytest.param(lambda seed: Pairs(LABELS, batch_size=50, seed=seed, partner="fixed"), id="pairs-fixed"),
     pytest.param(lambda seed: Pairs(LABELS, batch_size=50, seed=seed, pairing="both"), id="pairs-both"),
     pytest.param(lambda seed: Pairs(LABELS, batch_size=50, seed=seed, partner="fixed", pairing="both"), id="pairs-fixed-both"),
+    pytest.param(lambda seed: Pairs(LABELS, batch_size=50, seed=seed, linked=8), id="pairs-linked"),
     pytest.param(lambda seed: ClassBatches(LABELS, classes=4, per_class=4, seed=seed), id="classes"),
     pytest.param(lambda seed: ClassBatches(LABELS, classes=3, per_class=4, seed=seed), id="classes-straddling"),
 ]
@@ -224,6 +225,52 @@ def test_one_class_only_is_named(make: Any) -> None:
     sizes = {"batch_size": 4} if make is Pairs else {"classes": 2, "per_class": 2}
     with pytest.raises(InputError, match=r"one class only \(class 'cat'\).*at least two"):
         make([0, 0, 0, -1], seed=0, names=["cat"], **sizes)
+
+
+def pairs_of(epoch: Epoch) -> Counter[tuple[int, int, bool]]:
+    assert epoch.partners is not None
+    assert epoch.same is not None
+    return Counter(zip(epoch.rows.tolist(), epoch.partners.tolist(), epoch.same.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("partner", ["fixed", "fresh"])
+@pytest.mark.parametrize("pairing", ["half", "both"])
+def test_linked_pairs_are_the_same_pairs_in_another_order(partner: Any, pairing: Any) -> None:
+    options: dict[str, Any] = {"batch_size": 64, "seed": 3, "partner": partner, "pairing": pairing}
+    linked, free = Pairs(LABELS, linked=8, **options), Pairs(LABELS, **options)
+    for number in range(2):
+        assert pairs_of(linked.epoch(number)) == pairs_of(free.epoch(number))
+    assert not np.array_equal(linked.epoch(0).rows, linked.epoch(1).rows)
+    np.testing.assert_array_equal(linked.epoch(1).rows, Pairs(LABELS, linked=8, **options).epoch(1).rows)
+
+
+@pytest.mark.parametrize(("pairing", "most"), [("half", 10.2), ("both", 11)])
+def test_eight_linked_pairs_are_of_few_images_and_in_another_group_every_time(pairing: Any, most: float) -> None:
+    sampler = Pairs(np.arange(4000) % 10, batch_size=64, seed=0, partner="fixed", pairing=pairing, linked=8)
+    beside = []
+    for number in range(2):
+        epoch = sampler.epoch(number)
+        groups = np.stack([epoch.rows, epoch.partners]).reshape(2, -1, 8).swapaxes(0, 1).reshape(-1, 16)
+        assert np.mean([len(np.unique(group)) for group in groups]) < most
+        beside.append({frozenset(zip(*group.reshape(2, 8).tolist(), strict=True)) for group in groups})
+    assert len(beside[0] & beside[1]) < 0.05 * len(beside[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 7), st.lists(st.tuples(st.integers(0, 6), st.integers(7, 13)), min_size=1, max_size=30))
+def test_an_image_is_embedded_once_for_linked_pairs(linked: int, pairs: list[tuple[int, int]]) -> None:
+    rows, partners = np.array(pairs).T
+    batch = Batch(rows, partners, np.ones(len(rows), dtype=bool), linked=linked)
+    first, second = batch.sides()
+    images = batch.images()
+    np.testing.assert_array_equal(images[first], rows)
+    np.testing.assert_array_equal(images[second], partners)
+    slow: list[tuple[int, int]] = []
+    for side in (rows, partners):
+        for place, image in enumerate(side.tolist()):
+            if (place // linked, image) not in slow:
+                slow.append((place // linked, image))
+    assert images.tolist() == [image for _, image in slow]
 
 
 # ---- classes x images

@@ -63,6 +63,7 @@ class SamplingSection:
     )
     partner: Literal["fixed", "fresh"] = "fresh"  # pairs: drawn once before training, or anew in every epoch
     pairing: Literal["half", "both"] = "half"  # pairs: one partner, same class half the time; or one of each kind
+    linked: int = 1  # pairs: so many in a row that have images in common, each of which is embedded once; 1: a random order
     classes: int = 8  # class-batches: classes in a batch (P)
     per_class: int = 16  # class-batches: images of each class (K)
     views: int = 2  # views: how often each image is in a batch, changed anew each time
@@ -71,7 +72,7 @@ class SamplingSection:
 
     def __post_init__(self) -> None:
         _check("sampling.views", self.views, self.views >= 2, "at least 2")
-        for name in ("batch_size", "classes", "per_class"):
+        for name in ("batch_size", "linked", "classes", "per_class"):
             _check(f"sampling.{name}", getattr(self, name), getattr(self, name) >= 1, "a positive whole number")
 
 

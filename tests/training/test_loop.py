@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ from samples import TINY, shapes
 from torch import Tensor
 
 from nearfar.data import ImageSet
+from nearfar.distributed import Part
 from nearfar.encoders import ENCODERS
 from nearfar.errors import InputError
 from nearfar.losses import LOSSES
 from nearfar.recipe import Recipe, TrainSection
+from nearfar.sampling import Epoch
 from nearfar.training.loop import Fitted, fit
 from nearfar.training.muon import Muon, orthogonal
 from nearfar.training.optim import learning_rate, update_average
 from nearfar.training.parts import build_optimizer, check
 from nearfar.training.seeds import mix
+from nearfar.training.step import Look, Step
 
 RECIPE = Recipe.from_dict(TINY)
 
@@ -80,13 +84,14 @@ def test_training_learns_and_the_seed_decides_every_bit(small: ImageSet) -> None
     [
         {},
         {"sampling.kind": "pairs", "loss.kind": "contrastive", "sampling.partner": "fixed"},
+        {"sampling.kind": "pairs", "loss.kind": "contrastive", "sampling.linked": 5, "augment.noise": 0.1},
         {"sampling.kind": "class-batches", "sampling.classes": 3, "sampling.per_class": 10, "loss.kind": "dcl"},
         {"encoder": {"kind": "conv5", "dim": 8, "dropout": 0.5}, "augment.shift": 1, "data.size": [16, 16]},
         {"train.optimizer": "sgd", "train.schedule": "one-cycle", "train.average": 0.9, "train.clip": 1.0},
         {"train.optimizer": "adamw", "train.schedule": "exponential", "train.factor": 0.5, "train.precision": "bfloat16"},
         {"train.optimizer": "muon", "train.schedule": "one-cycle", "train.epochs": 2.5, "loss.kind": "proxy-anchor"},
     ],
-    ids=["shuffle", "pairs", "class-batches", "dropout", "averaged", "bfloat16", "muon"],
+    ids=["shuffle", "pairs", "linked", "class-batches", "dropout", "averaged", "bfloat16", "muon"],
 )
 @pytest.mark.parametrize("stop", [1, 4, 8])
 def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path: Path, changes: dict[str, Any], stop: int) -> None:
@@ -388,14 +393,38 @@ def test_seeds_of_steps_do_not_repeat() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-@pytest.mark.parametrize("kind", ["shuffle", "pairs"])
-def test_chunks_give_the_weights_of_the_whole_batch(small: ImageSet, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "linked"), [("shuffle", 1), ("pairs", 1), ("pairs", 3)])
+def test_chunks_give_the_weights_of_the_whole_batch(small: ImageSet, kind: str, linked: int) -> None:
     loss = "contrastive" if kind == "pairs" else "supcon"
-    recipe = RECIPE.with_changes({"sampling.kind": kind, "loss.kind": loss, "train.optimizer": "sgd"})
+    changes = {"sampling.kind": kind, "sampling.linked": linked, "loss.kind": loss, "train.optimizer": "sgd"}
+    recipe = RECIPE.with_changes(changes | {"augment.noise": 0.2})
     whole, chunked = fit(recipe, small), fit(recipe.with_changes({"train.chunk": 7}), small)
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(chunked)[name], value, rtol=1e-5, atol=1e-6)
     assert [row["loss"] for row in chunked.history] == pytest.approx([row["loss"] for row in whole.history], rel=1e-5)
+
+
+@pytest.mark.parametrize("pairing", ["half", "both"])
+def test_linked_pairs_teach_what_they_would_if_each_image_was_embedded_anew(
+    small: ImageSet, pairing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"sampling.kind": "pairs", "sampling.pairing": pairing, "loss.kind": "contrastive", "train.optimizer": "sgd"}
+    recipe = RECIPE.with_changes(changes | {"sampling.linked": 5})
+    embedded, look = [], Step._look
+
+    def counting(step: Step, part: Part) -> list[Look]:
+        embedded.append(len(part.images))
+        return look(step, part)
+
+    monkeypatch.setattr(Step, "_look", counting)
+    shared, few = fit(recipe, small), sum(embedded)
+    batch = Epoch.batch
+    monkeypatch.setattr(Epoch, "batch", lambda *places: replace(batch(*places), linked=1))
+    apart = fit(recipe, small)
+    assert few < 0.75 * (sum(embedded) - few)
+    for name, value in weights(apart).items():
+        torch.testing.assert_close(weights(shared)[name], value, rtol=1e-5, atol=1e-6)
+    assert [row["loss"] for row in shared.history] == pytest.approx([row["loss"] for row in apart.history], rel=1e-5)
 
 
 def test_chunks_resume_to_the_same_bits_with_dropout_and_batch_norm(tmp_path: Path) -> None:

@@ -89,9 +89,7 @@ def in_order(z: Tensor, part: Part, group: Group) -> Tensor:
     """
     places = torch.from_numpy(part.places).to(z.device)
     if not part.alone:
-        times = len(part.places) // part.counts[part.rank]  # two images a row where it has a partner
-        counts = [times * count for count in part.counts]
-        z, places = group.gather(z, counts), group.gather(places, counts)
+        z, places = group.gather(z, part.embedded), group.gather(places, part.embedded)
     return z[places.argsort()]
 
 

@@ -7,6 +7,7 @@ processes: what is computed over a piece, as the statistics of batch norm are, i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,14 +27,16 @@ class Piece:
 
 @dataclass(frozen=True)
 class Part:
-    """What one process does of a batch. The images of a batch are its rows, and after them their partners where it has some."""
+    """What one process does of a batch, whose images are `Batch.images`."""
 
     batch: Batch  # the rows that this process takes, and their partners
     images: Rows  # row numbers of the images that it embeds, in the order in which it does [n]
     places: Rows  # their places among the images of the batch [n]
+    sides: tuple[Rows, Rows]  # pairs: where the two images of each of its pairs stand among those that it embeds
     pieces: tuple[Piece, ...]  # what passes through the encoder at once; the images of this process, one piece after another
     everyone: Rows  # places in the batch of the rows of all processes, in the order of processes [B]
     counts: tuple[int, ...]  # rows of each process
+    embedded: tuple[int, ...]  # images of each process
     rank: int
     alone: bool  # this process takes the whole batch: there are no others, or too few rows for all, and each takes all
 
@@ -42,14 +45,11 @@ class Part:
         """Where the rows of this process stand in ``everyone``."""
         return 0 if self.alone else sum(self.counts[: self.rank])
 
-    def halves(self) -> tuple[Rows, Rows]:
-        """Where the rows and where their partners stand among the images that this process embeds."""
-        size = len(self.everyone)
-        return np.flatnonzero(self.places < size), np.flatnonzero(self.places >= size)
-
 
 def part_of(batch: Batch, *, rank: int = 0, world: int = 1, chunk: int = 0) -> Part:
     """The part of ``batch`` that process ``rank`` of ``world`` takes.
+
+    Linked pairs stay together.
 
     Args:
         batch: of all processes.
@@ -57,65 +57,88 @@ def part_of(batch: Batch, *, rank: int = 0, world: int = 1, chunk: int = 0) -> P
         world: how many processes there are.
         chunk: images that pass through the encoders of all processes at once, at most; 0: all.
     """
-    size = len(batch.rows)
+    every, *sides = batch.look()
     pieces = _pieces(batch, chunk)
-    alone = world == 1 or min(len(piece) for piece in pieces) < world
-    if alone:
-        shares = [pieces]
-    else:
-        split = [np.array_split(piece, world) for piece in pieces]
-        shares = [[parts[number] for parts in split] for number in range(world)]
-    own = shares[0 if alone else rank]
-    rows = np.concatenate(own)
+    if world == len(pieces) == 1:
+        everything, rows = np.arange(len(every)), np.arange(len(batch.rows))
+        piece, counts = Piece(everything, len(every)), (len(rows),)
+        return Part(batch, every, everything, (sides[0], sides[1]), (piece,), rows, counts, (len(every),), rank, True)
+    alone = world == 1 or min(_units(len(piece), batch.linked) for piece in pieces) < world
+    shares = [pieces] if alone else [*zip(*(_split(piece, world, batch.linked) for piece in pieces), strict=True)]
     paired = batch.partners is not None
-    places = np.concatenate([_with_partners(part, size) for part in own]) if paired else rows
-    at_once = [
-        _with_partners(part - piece[0], len(piece)) if paired else part - piece[0]
-        for part, piece in zip(own, pieces, strict=True)
-    ]
-    every = batch.rows if batch.partners is None else np.concatenate([batch.rows, batch.partners])
+
+    def embedded(rows: Rows) -> Rows:
+        """The places of the images of some rows among those of the batch, in their order there."""
+        return np.unique(np.concatenate([side[rows] for side in sides])) if paired else rows
+
+    looks = [[embedded(part) for part in share] for share in shares]
+    own, mine = shares[0 if alone else rank], looks[0 if alone else rank]
+    rows, places = np.concatenate(own), np.concatenate(mine)
+    where = np.empty(len(every), dtype=np.int64)
+    where[places] = np.arange(len(places))
+    together = [embedded(piece) for piece in pieces]
     return Part(
         batch=Batch(
             rows=batch.rows[rows],
             partners=None if batch.partners is None else batch.partners[rows],
             same=None if batch.same is None else batch.same[rows],
             captions=None if batch.captions is None else batch.captions[rows],
+            linked=batch.linked,
         ),
         images=every[places],
         places=places,
-        pieces=tuple(Piece(where, len(piece) * (2 if paired else 1)) for where, piece in zip(at_once, pieces, strict=True)),
+        sides=(where[sides[0][rows]], where[sides[1][rows] if paired else sides[1]]),
+        pieces=tuple(Piece(np.searchsorted(whole, one), len(whole)) for one, whole in zip(mine, together, strict=True)),
         everyone=np.concatenate([part for share in shares for part in share]),
-        counts=tuple(sum(map(len, share)) for share in shares) if not alone else (size,) * world,
+        counts=_by_process(shares, world),
+        embedded=_by_process(looks, world),
         rank=rank,
         alone=alone,
     )
 
 
-def check_shares(batch_size: int, chunk: int, world: int, *, paired: bool) -> None:
-    """Refuse batches and chunks that leave a process without a row.
+def check_shares(batch_size: int, chunk: int, world: int, *, paired: bool, linked: int = 1) -> None:
+    """Refuse batches and chunks that leave a process without a row, and chunks that cannot hold linked pairs.
 
     Raises:
-        InputError: there are more processes than rows in a batch, or in a chunk of it.
+        InputError: there are more processes than rows in a batch, or in a chunk of it, or a chunk is too small.
     """
+    unit = (2 if paired else 1) * linked
+    if linked > 1 and 0 < chunk < unit:
+        raise InputError(
+            f"train.chunk is {chunk}, but {linked} linked pairs can have {unit} images; set at least train.chunk={unit}, or a "
+            "smaller sampling.linked"
+        )
     if world == 1:
         return
-    if batch_size < world:
-        what = "pairs" if paired else "images"
+    if _units(batch_size, linked) < world:
+        what = "images" if not paired else "pairs" if linked == 1 else f"pairs, {linked} of them linked"
         raise InputError(f"a batch has {batch_size} {what}, fewer than the {world} processes; set a larger sampling.batch_size")
-    whole = Batch(np.arange(batch_size), np.arange(batch_size) if paired else None)
-    if min(len(piece) for piece in _pieces(whole, chunk)) < world:
-        least = 2 * world * (2 if paired else 1)
+    whole = Batch(np.arange(batch_size), np.arange(batch_size) if paired else None, linked=linked)
+    if min(_units(len(piece), linked) for piece in _pieces(whole, chunk)) < world:
+        least = 2 * world * unit
         raise InputError(f"train.chunk is {chunk}, too few images for {world} processes; set at least train.chunk={least}")
 
 
 def _pieces(batch: Batch, chunk: int) -> list[Rows]:
     """The places of the rows of each piece: as few pieces as hold no more images than ``chunk``, of nearly equal sizes."""
     size = len(batch.rows)
-    rows = max(1, chunk // (1 if batch.partners is None else 2))
-    count = 1 if chunk == 0 else -(-size // rows)
-    return np.array_split(np.arange(size), count)
+    units = max(1, chunk // ((1 if batch.partners is None else 2) * batch.linked))
+    count = 1 if chunk == 0 else -(-_units(size, batch.linked) // units)
+    return _split(np.arange(size), count, batch.linked)
 
 
-def _with_partners(rows: Rows, size: int) -> Rows:
-    """Places of rows, and those of their partners, which stand ``size`` further on."""
-    return np.concatenate([rows, size + rows])
+def _split(places: Rows, count: int, linked: int) -> list[Rows]:
+    """So many parts of nearly equal sizes, each of whole groups of linked pairs."""
+    begins = np.array_split(np.arange(0, len(places), linked), count)
+    return np.split(places, [part[0] for part in begins[1:]])
+
+
+def _units(rows: int, linked: int) -> int:
+    """How many groups of linked pairs so many rows are."""
+    return -(-rows // linked)
+
+
+def _by_process(shares: Sequence[Sequence[Rows]], world: int) -> tuple[int, ...]:
+    """How many there are in the parts of each process; every one has all where there is one share only."""
+    return tuple(sum(map(len, share)) for share in shares) * (world if len(shares) == 1 else 1)

@@ -111,6 +111,7 @@ def trial_recipes(recipe: Recipe, steps: int) -> tuple[Recipe, Recipe]:
         "sampling.classes": _CLASSES,
         "sampling.per_class": _BATCH // _CLASSES,
         "sampling.pairing": "half",
+        "sampling.linked": min(recipe.sampling.linked, 2),
     }
     if recipe.sampling.kind == "views":
         changes["sampling.batch_size"] = _BATCH // recipe.sampling.views

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +19,33 @@ class Batch:
     partners: Rows | None = None  # [B], pairs only: row partners[i] is compared with row rows[i]
     same: Flags | None = None  # [B], pairs only: the two are of one class
     captions: Rows | None = None  # [B], captions only: the number of the one that row rows[i] has this time
+    linked: int = 1  # pairs only: so many one after another may share images, each of which is embedded once
+
+    def images(self) -> Rows:
+        """The images to embed [n]: the rows, then the partners, without those that linked pairs have had already."""
+        return self.look()[0]
+
+    def sides(self) -> tuple[Rows, Rows]:
+        """Pairs only: where the two images of each pair stand among `images`, [B] and [B]."""
+        _, first, second = self.look()
+        return first, second
+
+    def look(self) -> tuple[Rows, Rows, Rows]:
+        """The `images` and both `sides`."""
+        size = len(self.rows)
+        if self.partners is None:
+            return self.rows, np.arange(size), np.empty(0, dtype=np.int64)
+        every = np.concatenate([self.rows, self.partners])
+        if self.linked == 1:
+            return every, np.arange(size), np.arange(size, 2 * size)
+        group = np.arange(size) // self.linked
+        keys = np.concatenate([group, group]) * (every.max() + 1) + every
+        _, begins, which = np.unique(keys, return_index=True, return_inverse=True)
+        by_place = np.argsort(begins)
+        places = np.empty_like(by_place)
+        places[by_place] = np.arange(len(by_place))
+        first, second = places[which].reshape(2, size)
+        return every[begins[by_place]], first, second
 
 
 @dataclass(frozen=True)
@@ -30,6 +57,7 @@ class Epoch:
     same: Flags | None  # [M]
     batch_size: int
     captions: Rows | None = None  # [M]
+    linked: int = 1  # as `Batch.linked`
 
     def __len__(self) -> int:
         """The number of batches; the last one may be short."""
@@ -38,11 +66,11 @@ class Epoch:
     def head(self, batches: int) -> Epoch:
         """The first so many batches of it."""
         cut = slice(batches * self.batch_size)
-        return Epoch(
+        return replace(
+            self,
             rows=self.rows[cut],
             partners=None if self.partners is None else self.partners[cut],
             same=None if self.same is None else self.same[cut],
-            batch_size=self.batch_size,
             captions=None if self.captions is None else self.captions[cut],
         )
 
@@ -76,6 +104,7 @@ class Epoch:
             partners=None if self.partners is None else self.partners[cut],
             same=None if self.same is None else self.same[cut],
             captions=None if self.captions is None else self.captions[cut],
+            linked=self.linked,
         )
 
 

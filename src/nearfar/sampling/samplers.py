@@ -23,6 +23,7 @@ from nearfar.sampling.labels import (
     describe_classes,
     stream,
 )
+from nearfar.sampling.linking import linked_order
 
 
 class Shuffle:
@@ -140,6 +141,7 @@ class Pairs:
         seed: int,
         partner: Literal["fixed", "fresh"] = "fresh",
         pairing: Literal["half", "both"] = "half",
+        linked: int = 1,
         names: Sequence[str] | None = None,
     ) -> None:
         """Args:
@@ -150,6 +152,9 @@ class Pairs:
                 anew in every epoch.
             pairing: 'half' gives each image one partner, of its own class with probability 1/2: N pairs; 'both' gives
                 each image one partner of its class and one of another: 2 N pairs.
+            linked: so many pairs one after another, which have images in common as far as that can be had; an image is
+                embedded once for all of them (`Batch.images`). The pairs are the same for any number, and each is once in an
+                epoch; 1 is a random order. Most is shared where ``batch_size`` is a multiple of it.
             names: names of the classes, for messages.
 
         Raises:
@@ -160,6 +165,7 @@ class Pairs:
         self.seed = check_integer("seed", seed, least=0)
         self.partner = check_choice("partner", partner, ("fixed", "fresh"))
         self.pairing = check_choice("pairing", pairing, ("half", "both"))
+        self.linked = check_integer("linked", linked, least=1)
         self._classes = classes = ByClass(labels)
         classes.require_two("pairs", names)
         if (lonely := np.flatnonzero(classes.counts == 1)).size:
@@ -179,8 +185,9 @@ class Pairs:
         check_integer("epoch", number, least=0)
         key = (PARTNERS,) if self.partner == "fixed" else (PARTNERS, number)
         rows, partners, same = self._draw(stream(self.seed, *key))
-        order = stream(self.seed, ORDER, number).permutation(len(rows))
-        return Epoch(rows=rows[order], partners=partners[order], same=same[order], batch_size=self.batch_size)
+        random = stream(self.seed, ORDER, number)
+        order = random.permutation(len(rows)) if self.linked == 1 else linked_order(random, rows, partners, self.linked)
+        return Epoch(rows[order], partners[order], same[order], self.batch_size, linked=self.linked)
 
     def _draw(self, random: np.random.Generator) -> tuple[Rows, Rows, Flags]:
         rows, n = self._classes.rows, len(self._classes.rows)

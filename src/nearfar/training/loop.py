@@ -251,7 +251,7 @@ class _Training:
         if isinstance(self.loss, TowersLoss) and self.loss.note:
             self.watcher.note(self.loss.note)
         if self.step.points is None and self.group.first:
-            images = self.sampler.epoch(0).batch_size * self.step.images_a_row
+            images = len(self.sampler.epoch(0).batch(0).images())
             numbers = len(self.targets.classes) if self.targets.captions is None else len(self.targets.captions.distinct)
             few, forward = first_batch(self.recipe, self.train).to(self.device), self.step.forward
             line = memory_line(self.recipe, self.encoder, self.loss, forward, few, images, numbers, self.group.world)
@@ -287,7 +287,7 @@ class _Training:
             self.loss_sum += value.detach().double() * len(batch.rows)
             position.batch, position.images = number + 1, position.images + len(batch.rows)
             self.steps_here += 1
-            speed.add(len(batch.rows) * self.step.images_a_row)
+            speed.add(len(batch.rows) * (1 if batch.partners is None else 2))
             now = time.perf_counter()
             if now - shown > 0.2:
                 shown = now
@@ -370,15 +370,15 @@ class _Training:
 def _health(loss: Loss, z: Tensor, labels: np.ndarray, batch: Batch) -> dict[str, Any]:
     """How the embeddings of a batch lie, and what share of what the loss compares is not zero yet."""
     chosen = sample(len(batch.rows))
-    rows = torch.from_numpy(chosen).to(z.device)
     if batch.partners is None or batch.same is None:
-        own = labels[batch.rows[chosen]]
+        rows, own = torch.from_numpy(chosen).to(z.device), labels[batch.rows[chosen]]
         active = loss.active(z[rows], torch.from_numpy(own).to(z.device))
         return embedding_figures(z[rows], own) | {"active": active}
-    a, b = (half[rows] for half in z.chunk(2))
+    sides = np.stack(batch.sides())[:, chosen]
+    a, b = (z[torch.from_numpy(side).to(z.device)] for side in sides)
     active = loss.active_pairs(a, b, torch.from_numpy(batch.same[chosen]).to(z.device))
-    own = labels[np.concatenate([batch.rows[chosen], batch.partners[chosen]])]
-    return embedding_figures(torch.cat([a, b]), own) | {"active": active}
+    places = np.unique(sides)
+    return embedding_figures(z[torch.from_numpy(places).to(z.device)], labels[batch.images()[places]]) | {"active": active}
 
 
 @contextlib.contextmanager

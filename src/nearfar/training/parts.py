@@ -59,7 +59,8 @@ def check(recipe: Recipe, train: ImageSet, *, seed: int, start: nn.Module | None
     targets = training_targets(recipe, train, seed=seed)
     classes = targets.classes
     sampler = build_sampler(recipe, targets, seed=seed, names=[train.classes[number] for number in classes])
-    check_shares(sampler.epoch(0).batch_size, recipe.train.chunk, current().world, paired=recipe.sampling.kind == "pairs")
+    plan, paired = sampler.epoch(0), recipe.sampling.kind == "pairs"
+    check_shares(plan.batch_size, recipe.train.chunk, current().world, paired=paired, linked=plan.linked)
     with torch.random.fork_rng(devices=[]), explain_size():
         encoder = begin_encoder(recipe, train, start)
         build_loss(recipe, encoder, train, targets)
@@ -303,6 +304,7 @@ def build_sampler(recipe: Recipe, targets: Targets, *, seed: int, names: list[st
             seed=seed,
             partner=section.partner,
             pairing=section.pairing,
+            linked=section.linked,
             names=names,
         )
     present = len(np.unique(labels[labels >= 0]))

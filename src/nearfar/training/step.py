@@ -58,7 +58,6 @@ class Step:
         self.recipe, self.train, self.labels, self.augment = recipe, train, labels, augment
         self.encoder, self.project, self.loss = encoder, project, loss
         self.precision, self.points, self.group, self.seed, self.device = precision, points, group, seed, device
-        self.images_a_row = 2 if recipe.sampling.kind == "pairs" else 1
         self.generator = torch.Generator()
 
     def learn(self, batch: Batch, part: distributed.Part, number: int) -> tuple[Tensor, Tensor]:
@@ -68,7 +67,7 @@ class Step:
         """
         reseed(mix(self.seed, 2 * number + 1), self.device)
         self.generator.manual_seed(mix(self.seed, 2 * number + 2))
-        looks = self._look(part, len(batch.rows) * self.images_a_row)
+        looks = self._look(part)
         if len(looks) > 1:
             kept: list[Tensor] = []
 
@@ -95,12 +94,14 @@ class Step:
         result: Tensor = z.float()
         return result
 
-    def _look(self, part: distributed.Part, count: int) -> list[Look]:
-        """The changed images of a part, in pieces; ``count`` are those of the whole batch."""
+    def _look(self, part: distributed.Part) -> list[Look]:
+        """The changed images of a part, in pieces."""
         if self.points is not None:
             looks = self.points[torch.from_numpy(part.images).to(self.device)]
         else:
-            draws = self.generator if part.alone else Draws(self.generator, torch.from_numpy(part.places), count)
+            count = sum(piece.count for piece in part.pieces)  # of the whole batch
+            whole = np.array_equal(part.places, np.arange(count))
+            draws = self.generator if whole else Draws(self.generator, torch.from_numpy(part.places), count)
             looks = self.augment(torch.from_numpy(self.train.images[part.images]), draws).to(self.device)
         pieces = looks.split([len(piece.places) for piece in part.pieces])
         return [
@@ -115,7 +116,7 @@ class Step:
     def _compare(self, z: Tensor, batch: Batch, part: distributed.Part) -> Tensor:
         """The loss of the batch from the embeddings of a part."""
         if part.batch.same is not None:
-            a, b = (z[torch.from_numpy(half).to(self.device)] for half in part.halves()) if len(part.pieces) > 1 else z.chunk(2)
+            a, b = (z.index_select(0, torch.from_numpy(side).to(self.device)) for side in part.sides)
             same = torch.from_numpy(part.batch.same).to(self.device)
             if part.alone:
                 return self.loss.pairs(a, b, same)  # type: ignore[operator]  # takes_pairs was checked
