@@ -13,8 +13,11 @@ def slow(
     """Every pair by itself in float64, rounded to float32, ordered by (score, row)."""
     if metric == "cosine":
         queries, gallery = unit_rows(queries, "q"), unit_rows(gallery, "g")
-    a, b = queries.astype(np.float64)[:, None], gallery.astype(np.float64)[None]
-    scores = np.sqrt(((a - b) ** 2).sum(-1)) if metric == "euclidean" else (a * b).sum(-1)
+    wide = gallery.astype(np.float64)
+    each = (((a - wide) ** 2).sum(-1) if metric == "euclidean" else (a * wide).sum(-1) for a in queries.astype(np.float64))
+    scores = np.array([*each]).reshape(len(queries), len(gallery))
+    if metric == "euclidean":
+        scores = np.sqrt(scores)
     if metric == "cosine":
         scores = np.clip(scores, -1.0, 1.0)
     scores = scores.astype(np.float32)

@@ -35,7 +35,7 @@ from nearfar.training.parts import check
 ROWS = {"count": 11, "counts": [6, 5]}
 PAIRED = [name for name, home in LOSSES.items() if home.takes_pairs]
 TILED = ["contrastive", "cosine-mse", "dcl", "dclw", "info-nce", "nt-xent", "siglip", "supcon"]
-QUICK = ["supcon", "uneven", "batch-norm", "pairs", "linked"]
+QUICK = ["supcon", "uneven", "batch-norm", "linked"]
 
 
 @pytest.fixture(scope="module")
