@@ -79,13 +79,18 @@ def test_the_command_line_imports_nothing_heavy() -> None:
 
 def test_one_query_from_the_shell_does_not_pay_for_scikit_learn(run: Path) -> None:
     image = next((run.parent / "images" / "test").rglob("*.png"))
-    code = "import sys; from nearfar.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n" + (
-        "print(sorted({'sklearn', 'scipy', 'matplotlib', 'pandas'} & set(sys.modules)), file=sys.stderr)"
-    )
-    for verb in ("search", "predict"):
-        done = subprocess.run([sys.executable, "-c", code, verb, run, image], capture_output=True, text=True, check=True)
-        assert done.stdout
-        assert done.stderr.splitlines()[-1] == "[]"
+    code = """
+import sys
+from nearfar.cli import main
+for verb in ("search", "predict"):
+    try:
+        main([verb, *sys.argv[1:]])
+    except SystemExit:
+        print(sorted({"sklearn", "scipy", "matplotlib", "pandas"} & set(sys.modules)), "after", verb, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code, run, image], capture_output=True, text=True, check=True)
+    assert done.stdout.count(image.name) == 2
+    assert done.stderr.splitlines()[-2:] == ["[] after search", "[] after predict"]
 
 
 def test_train_and_evaluate_leave_a_whole_run_folder(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ def cosines(z: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     return table
 
 
-@pytest.mark.parametrize("classes", [2, 10, pytest.param(17, marks=pytest.mark.slow), 30])
+@pytest.mark.parametrize("classes", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (10, 17)), 30])
 def test_plots_by_class(classes: int) -> None:
     sample = make_sample(classes)
     predicted = np.roll(sample.labels, 1)
