@@ -57,19 +57,29 @@ def part_of(batch: Batch, *, rank: int = 0, world: int = 1, chunk: int = 0) -> P
         world: how many processes there are.
         chunk: images that pass through the encoders of all processes at once, at most; 0: all.
     """
-    every, *sides = batch.look()
+    every, first, second = batch.look()
     pieces = _pieces(batch, chunk)
-    if world == len(pieces) == 1:
-        everything, rows = np.arange(len(every)), np.arange(len(batch.rows))
-        piece, counts = Piece(everything, len(every)), (len(rows),)
-        return Part(batch, every, everything, (sides[0], sides[1]), (piece,), rows, counts, (len(every),), rank, True)
+    if world == len(pieces) == 1:  # nothing is divided: nearly every training, in every step of it
+        places = np.arange(len(every))
+        return Part(
+            batch=batch,
+            images=every,
+            places=places,
+            sides=(first, second),
+            pieces=(Piece(places, len(places)),),
+            everyone=pieces[0],
+            counts=(len(batch.rows),),
+            embedded=(len(every),),
+            rank=rank,
+            alone=True,
+        )
     alone = world == 1 or min(_units(len(piece), batch.linked) for piece in pieces) < world
     shares = [pieces] if alone else [*zip(*(_split(piece, world, batch.linked) for piece in pieces), strict=True)]
     paired = batch.partners is not None
 
     def embedded(rows: Rows) -> Rows:
         """The places of the images of some rows among those of the batch, in their order there."""
-        return np.unique(np.concatenate([side[rows] for side in sides])) if paired else rows
+        return np.unique(np.concatenate([first[rows], second[rows]])) if paired else rows
 
     looks = [[embedded(part) for part in share] for share in shares]
     own, mine = shares[0 if alone else rank], looks[0 if alone else rank]
@@ -87,7 +97,7 @@ def part_of(batch: Batch, *, rank: int = 0, world: int = 1, chunk: int = 0) -> P
         ),
         images=every[places],
         places=places,
-        sides=(where[sides[0][rows]], where[sides[1][rows] if paired else sides[1]]),
+        sides=(where[first[rows]], where[second[rows]] if paired else second),
         pieces=tuple(Piece(np.searchsorted(whole, one), len(whole)) for one, whole in zip(mine, together, strict=True)),
         everyone=np.concatenate([part for share in shares for part in share]),
         counts=_by_process(shares, world),

@@ -374,11 +374,12 @@ def _health(loss: Loss, z: Tensor, labels: np.ndarray, batch: Batch) -> dict[str
         rows, own = torch.from_numpy(chosen).to(z.device), labels[batch.rows[chosen]]
         active = loss.active(z[rows], torch.from_numpy(own).to(z.device))
         return embedding_figures(z[rows], own) | {"active": active}
-    sides = np.stack(batch.sides())[:, chosen]
+    images, *both = batch.look()
+    sides = np.stack(both)[:, chosen]
     a, b = (z[torch.from_numpy(side).to(z.device)] for side in sides)
     active = loss.active_pairs(a, b, torch.from_numpy(batch.same[chosen]).to(z.device))
     places = np.unique(sides)
-    return embedding_figures(z[torch.from_numpy(places).to(z.device)], labels[batch.images()[places]]) | {"active": active}
+    return embedding_figures(z[torch.from_numpy(places).to(z.device)], labels[images[places]]) | {"active": active}
 
 
 @contextlib.contextmanager
