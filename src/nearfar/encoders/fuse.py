@@ -7,6 +7,7 @@ import copy
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from nearfar.encoders.convolution import Conv2d
 from nearfar.encoders.dropout import Dropout
 from nearfar.encoders.norm import BatchNorm
 
@@ -34,7 +35,7 @@ def _fold(layers: nn.Sequential) -> None:
             delattr(layers, name)
             continue
         convolution = layers._modules.get(before)
-        plain = type(layer) in (nn.BatchNorm2d, BatchNorm) and type(convolution) is nn.Conv2d
+        plain = type(layer) in (nn.BatchNorm2d, BatchNorm) and type(convolution) in (nn.Conv2d, Conv2d)
         if plain and isinstance(layer, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d):
             setattr(layers, before, fuse_conv_bn_eval(convolution, layer))
             delattr(layers, name)

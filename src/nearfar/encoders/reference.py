@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from nearfar.encoders.checks import check_blocks, check_integer, check_integers, check_number, check_size, shrink
+from nearfar.encoders.convolution import Conv2d
 from nearfar.encoders.dropout import Dropout
 from nearfar.encoders.flatten import Flatten
 from nearfar.encoders.norm import BatchNorm
@@ -39,7 +40,7 @@ class Conv5(nn.Module):
         layers: list[nn.Module] = []
         for inputs, outputs in zip((channels, *filters), filters, strict=False):
             layers += [
-                nn.Conv2d(inputs, outputs, 5),
+                Conv2d(inputs, outputs, 5),
                 BatchNorm(outputs),
                 nn.MaxPool2d(2),
                 nn.ReLU(inplace=True),
@@ -106,7 +107,8 @@ class Conv2(nn.Module):
         shrink("conv2", check_size(size), kernels=(check_integer("kernel", kernel),) * len(filters))
         layers: list[nn.Module] = []
         for inputs, outputs in zip((channels, *filters), filters, strict=False):
-            layers += [nn.Conv2d(inputs, outputs, kernel), nn.MaxPool2d(2), nn.ReLU(inplace=True), Dropout(dropout)]
+            convolution = Conv2d(inputs, outputs, kernel, even=True)
+            layers += [convolution, nn.MaxPool2d(2), nn.ReLU(inplace=True), Dropout(dropout)]
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), Flatten(), nn.Linear(filters[-1], check_integer("dim", dim)))
         for layer in self.modules():
@@ -140,7 +142,7 @@ class Conv3(nn.Module):
         layers: list[nn.Module] = []
         for inputs, outputs in zip((channels, *filters), filters, strict=False):
             for source in (inputs, outputs):
-                layers += [nn.Conv2d(source, outputs, 3, padding=1), nn.ReLU(inplace=True), BatchNorm(outputs)]
+                layers += [Conv2d(source, outputs, 3, padding=1), nn.ReLU(inplace=True), BatchNorm(outputs)]
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers, nn.Conv2d(filters[-1], 1, 3, padding=1), nn.ReLU(inplace=True))
         pixels = height * width

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from nearfar.encoders.checks import check_blocks, check_integer, check_integers, check_number, check_size
+from nearfar.encoders.convolution import Conv2d
 from nearfar.encoders.dropout import Dropout
 from nearfar.encoders.flatten import Flatten
 from nearfar.encoders.norm import BatchNorm
@@ -89,11 +90,11 @@ class SmallResNet(nn.Module):
         border = kernel // 2 * padding
         if stem == "deep":
             half = max(1, widths[0] // 2)
-            layers += [nn.Conv2d(channels, half, kernel, padding=border, bias=False), BatchNorm(half), nn.ReLU()]
+            layers += [Conv2d(channels, half, kernel, padding=border, bias=False), BatchNorm(half), nn.ReLU()]
             channels = half
         stride = 2 if stem == "stride" else 1
         layers += [
-            nn.Conv2d(channels, widths[0], kernel, stride=stride, padding=border, bias=False),
+            Conv2d(channels, widths[0], kernel, stride=stride, padding=border, bias=False, even=stem != "stride"),
             *([] if stem == "stride" else [nn.MaxPool2d(2)]),
             BatchNorm(widths[0]),
             nn.ReLU(),
@@ -101,7 +102,7 @@ class SmallResNet(nn.Module):
         ]
         height, width = (_halved_by_stem(side, stem, kernel, padding) for side in (height, width))
         for stage, (inputs, outputs, count) in enumerate(zip(widths, widths[1:], counts[1:], strict=False)):
-            layers.append(nn.Conv2d(inputs, outputs, 3, padding=padding, bias=False))
+            layers.append(Conv2d(inputs, outputs, 3, padding=padding, bias=False, even=stage < halved))
             height, width = height + 2 * padding - 2, width + 2 * padding - 2
             if stage < halved:
                 layers.append(nn.MaxPool2d(2))
@@ -127,10 +128,10 @@ class _Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            Conv2d(width, width, 3, padding=1, bias=False),
             BatchNorm(width),
             nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            Conv2d(width, width, 3, padding=1, bias=False),
             BatchNorm(width),
             nn.ReLU(),
         )

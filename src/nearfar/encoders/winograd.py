@@ -1,0 +1,177 @@
+"""Convolutions in fewer multiplications (Winograd 1980; Lavin, Gray 2016): several outputs of a row or column at a time.
+
+m outputs of a kernel of r weights along a row are the middle of a product of polynomials. By their values at n = m + r - 1
+points that takes n multiplications instead of m r; rows and columns together n^2 instead of m^2 r^2. Multiplied are maps
+[images, channels] by weights [channels, channels], one product of matrices for each pair of points, and the steps to the points
+and back are products with small fixed matrices. So all of it, forwards and backwards, is work that processors do best.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+MOST_POINTS = 9
+"""Of one row, infinity among them: more of them save more multiplications and lose more digits."""
+
+_POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
+_EIGHT = (0.0, 2 / 3, -2 / 3, 4 / 3, -4 / 3, 5 / 2, -5 / 2, 1 / 3)
+"""Eight of which one more of the above would be, with half the rounding."""
+
+_CHUNK = 1 << 21
+"""Numbers that the maps at all points have at a time, so that they stay in the cache until they are used."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """The steps of one direction, for rows (or columns) of ``size`` pixels and ``outputs`` outputs."""
+
+    enter: Tensor  # [points, size]: pixels at the points of all tiles, with the border of zeros
+    leave: Tensor  # [outputs, points]
+    kernel: Tensor  # [points, r]
+
+    @property
+    def points(self) -> int:
+        return len(self.enter)
+
+
+def tiles(outputs: int, kernel: int) -> tuple[int, ...]:
+    """How many outputs are made at a time, in one direction: parts as even as may be, as few as the number of points allows."""
+    count = -(-outputs // (MOST_POINTS - kernel + 1))
+    return tuple(outputs * (i + 1) // count - outputs * i // count for i in range(count))
+
+
+@cache
+def line(size: int, outputs: int, kernel: int, padding: int) -> Line:
+    """The matrices for rows of ``size`` pixels, ``padding`` zeros on either side, of which ``outputs`` outputs are wanted."""
+    parts = tiles(outputs, kernel)
+    points = sum(parts) + len(parts) * (kernel - 1)
+    enter, leave, weights = np.zeros((points, size)), np.zeros((outputs, points)), np.zeros((points, kernel))
+    first = at = 0
+    for part in parts:
+        after, before, of_kernel = _tile(part, kernel)
+        n = len(before)
+        for j in range(n):
+            pixel = at + j - padding
+            if 0 <= pixel < size:
+                enter[first : first + n, pixel] = before[:, j]
+        leave[at : at + part, first : first + n] = after
+        weights[first : first + n] = of_kernel
+        first, at = first + n, at + part
+    return Line(*(torch.from_numpy(matrix).float() for matrix in (enter, leave, weights)))
+
+
+def _tile(outputs: int, kernel: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A, B and G so that A ((G g) * (B d)) are the ``outputs`` inner products of g with d, each one further along d.
+
+    The transpose of how polynomials of degrees outputs - 1 and kernel - 1 are multiplied by their values at n - 1 points and
+    their leading coefficients (Toom 1963, Cook 1966), which is interpolation after Lagrange: row i of B has the coefficients
+    of the product over j != i of (x - p_j), the last row those of the product over all.
+    """
+    n = outputs + kernel - 1
+    points = np.array(_EIGHT if n == len(_EIGHT) + 1 else _POINTS[: n - 1])
+    before = np.zeros((n, n))
+    of_kernel = np.zeros((n, kernel))
+    for i, p in enumerate(points):
+        others = np.delete(points, i)
+        before[i, : n - 1] = np.atleast_1d(np.poly(others))[::-1]
+        of_kernel[i] = p ** np.arange(kernel) / np.prod(p - others)
+    before[-1] = np.poly(points)[::-1]
+    of_kernel[-1, -1] = 1.0
+    after = np.zeros((outputs, n))
+    after[:, :-1] = points[None] ** np.arange(outputs)[:, None]
+    after[-1, -1] = 1.0
+    return after, before, of_kernel
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], outputs: tuple[int, int]) -> Tensor:
+    """The first ``outputs`` rows and columns of the convolution of ``x`` with ``weight``, stride 1, up to rounding.
+
+    Rounding is some 1e-6 of the numbers' spread with up to 8 points a tile (up to 6 outputs of a kernel of 3), 2e-5 with 9.
+
+    Args:
+        x: float32 [B, C, H, W], with channels innermost best.
+        weight: [O, C, r, s].
+        bias: [O], or None.
+        padding: zeros around ``x``, above and below, left and right.
+        outputs: rows and columns that are wanted.
+
+    Returns:
+        [B, O, *outputs], channels innermost.
+    """
+    y: Tensor = _Convolve.apply(x, weight, bias, padding, outputs)
+    return y
+
+
+class _Convolve(torch.autograd.Function):
+    """Maps at the points are kept for the gradient of the weights; images are taken in chunks, which the cache holds."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], outputs: tuple[int, int]
+    ) -> Tensor:
+        batch, channels, *sides = x.shape
+        width, kernel = len(weight), weight.shape[2:]
+        rows, columns = (line(*each) for each in zip(sides, outputs, kernel, padding, strict=True))
+        points = rows.points * columns.points
+        # Points come with columns first: each step below turns the innermost direction outermost.
+        flat = weight.permute(3, 2, 0, 1).reshape(-1, width * channels)
+        weights = torch.mm(torch.kron(columns.kernel, rows.kernel), flat).view(points, width, channels)
+        y = x.new_empty(batch, *outputs, width)
+        pixels = x.permute(2, 3, 0, 1)
+        chunk = max(1, _CHUNK // (points * max(width, channels)))
+        kept = []
+        for start in range(0, batch, chunk):
+            maps = _step(columns.enter, rows.enter, pixels[:, :, start : start + chunk].contiguous())
+            count = maps.shape[2]
+            products = torch.bmm(maps.view(points, count, channels), weights.transpose(1, 2))
+            made = _step(rows.leave, columns.leave, products.view(columns.points, rows.points, count, width))
+            made, into = made.permute(2, 0, 1, 3), y[start : start + count]
+            into.copy_(made) if bias is None else torch.add(made, bias, out=into)
+            if ctx.needs_input_grad[1]:
+                kept.append(maps)
+        ctx.save_for_backward(*kept)
+        ctx.weights = weights  # no activation: their number does not grow with the images
+        ctx.rows, ctx.columns, ctx.shape, ctx.kernel, ctx.chunk = rows, columns, x.shape, kernel, chunk
+        return y.permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weights, rows, columns, kept = ctx.weights, ctx.rows, ctx.columns, ctx.saved_tensors
+        batch, channels, *sides = ctx.shape
+        points, width, _ = weights.shape
+        above = grad.permute(2, 3, 0, 1)
+        down, right, up, left = (m.t().contiguous() for m in (rows.leave, columns.leave, rows.enter, columns.enter))
+        of_pixels = grad.new_empty(batch, *sides, channels) if ctx.needs_input_grad[0] else None
+        of_weights: Tensor | None = None
+        for i, start in enumerate(range(0, batch, ctx.chunk)):
+            slopes = _step(right, down, above[:, :, start : start + ctx.chunk].contiguous())
+            count = slopes.shape[2]
+            slopes = slopes.view(points, count, width)
+            if kept:
+                across, maps = slopes.transpose(1, 2), kept[i].view(points, count, channels)
+                of_weights = torch.bmm(across, maps) if of_weights is None else of_weights.baddbmm_(across, maps)
+            if of_pixels is not None:
+                below = torch.bmm(slopes, weights).view(columns.points, rows.points, count, channels)
+                of_pixels[start : start + count] = _step(up, left, below).permute(2, 0, 1, 3)
+        of_weight = None
+        if of_weights is not None:
+            flat = torch.mm(torch.kron(columns.kernel, rows.kernel).t(), of_weights.view(points, width * channels))
+            of_weight = flat.view(*reversed(ctx.kernel), width, channels).permute(2, 3, 1, 0)
+        of_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return None if of_pixels is None else of_pixels.permute(0, 3, 1, 2), of_weight, of_bias, None, None
+
+
+def _step(inner: Tensor, outer: Tensor, x: Tensor) -> Tensor:
+    """[a, b, n, c] by ``inner`` [p, b] and ``outer`` [q, a] to [p, q, n, c], the two directions swapped."""
+    a, b, count, channels = x.shape
+    p, q = len(inner), len(outer)
+    half = torch.bmm(inner.expand(a, p, b), x.view(a, b, count * channels))
+    return torch.bmm(outer.expand(p, q, a), half.transpose(0, 1)).view(p, q, count, channels)

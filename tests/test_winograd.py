@@ -1,0 +1,211 @@
+"""Convolutions by fewer multiplications, against PyTorch's own in float64."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nearfar.encoders import Conv2, Conv5, SmallResNet, channels_last, winograd
+from nearfar.encoders.convolution import Conv2d
+from nearfar.encoders.winograd import MOST_POINTS, convolve, tiles
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    """The root mean square of the difference, in that of ``b``."""
+    a, b = a.detach().double(), b.detach()
+    return float((a - b).square().mean().sqrt() / b.square().mean().sqrt())
+
+
+@pytest.mark.parametrize("kernel", [2, 3, 5, 7])
+def test_a_tile_is_inner_products(kernel: int) -> None:
+    rng = np.random.default_rng(0)
+    for outputs in range(1, MOST_POINTS - kernel + 2):
+        after, before, of_kernel = winograd._tile(outputs, kernel)
+        pixels, weights = rng.integers(-9, 10, outputs + kernel - 1), rng.integers(-9, 10, kernel)
+        expected = np.correlate(pixels, weights, mode="valid")
+        np.testing.assert_allclose(after @ ((of_kernel @ weights) * (before @ pixels)), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("kernel", [2, 3, 5])
+def test_tiles_cover_every_output_once_in_even_parts(kernel: int) -> None:
+    for outputs in range(1, 40):
+        parts = tiles(outputs, kernel)
+        assert sum(parts) == outputs
+        assert max(parts) - min(parts) <= 1
+        assert max(parts) + kernel - 1 <= MOST_POINTS
+        assert (
+            len(parts) == 1 or -(-outputs // (len(parts) - 1)) + kernel - 1 > MOST_POINTS
+        )  # with one less a part is too large
+
+
+CASES = [
+    # images, channels, height, width, width out, kernel, padding, outputs
+    (5, 4, 7, 7, 6, (3, 3), (1, 1), (7, 7)),
+    (5, 4, 7, 7, 6, (3, 3), (1, 1), (6, 6)),
+    (3, 3, 14, 9, 2, (3, 3), (1, 0), (14, 7)),
+    (1, 1, 3, 3, 1, (3, 3), (1, 1), (3, 3)),
+    (4, 2, 12, 13, 3, (5, 5), (0, 0), (8, 8)),
+    (4, 5, 6, 11, 3, (2, 2), (0, 0), (5, 10)),
+    (2, 3, 8, 8, 4, (3, 5), (1, 2), (8, 8)),
+    (2, 3, 5, 5, 4, (3, 3), (2, 2), (7, 7)),
+]
+
+
+@pytest.mark.parametrize("chunk", [1 << 21, 400])
+@pytest.mark.parametrize(("images", "channels", "height", "width", "wide", "kernel", "padding", "outputs"), CASES)
+def test_values_and_gradients_are_those_of_pytorch(
+    monkeypatch: pytest.MonkeyPatch,
+    images: int,
+    channels: int,
+    height: int,
+    width: int,
+    wide: int,
+    kernel: tuple[int, int],
+    padding: tuple[int, int],
+    outputs: tuple[int, int],
+    chunk: int,
+) -> None:
+    monkeypatch.setattr(winograd, "_CHUNK", chunk)  # 400 numbers: an image or two at a time
+    x = draw(images, channels, height, width).requires_grad_()
+    weight, bias = draw(wide, channels, *kernel, seed=1).requires_grad_(), draw(wide, seed=2).requires_grad_()
+    y = convolve(x, weight, bias, padding, outputs)
+    grad = draw(*y.shape, seed=3)
+    y.backward(grad)
+    exact = [each.detach().double().requires_grad_() for each in (x, weight, bias)]
+    z = torch.conv2d(exact[0], exact[1], exact[2], padding=padding)[:, :, : outputs[0], : outputs[1]]
+    z.backward(grad.double())
+    assert y.shape == (images, wide, *outputs)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert apart(y, z) < 5e-5
+    for ours, theirs in zip((x, weight, bias), exact, strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert ours.grad.shape == theirs.grad.shape
+        assert apart(ours.grad, theirs.grad) < 5e-5
+
+
+@pytest.mark.parametrize("frozen", [{0}, {1, 2}, {0, 1}])
+def test_what_needs_no_gradient_gets_none_and_the_rest_is_right(frozen: set[int]) -> None:
+    parts = [draw(3, 4, 7, 7), draw(5, 4, 3, 3, seed=1), draw(5, seed=2)]
+    ours = [each.clone().requires_grad_(i not in frozen) for i, each in enumerate(parts)]
+    exact = [each.double().requires_grad_(i not in frozen) for i, each in enumerate(parts)]
+    convolve(ours[0], ours[1], ours[2], (1, 1), (7, 7)).square().sum().backward()
+    torch.conv2d(exact[0], exact[1], exact[2], padding=1).square().sum().backward()
+    for i, (a, b) in enumerate(zip(ours, exact, strict=True)):
+        if i in frozen:
+            assert a.grad is None
+        else:
+            assert a.grad is not None
+            assert b.grad is not None
+            assert apart(a.grad, b.grad) < 5e-5
+
+
+def test_an_image_is_convolved_alike_in_any_company() -> None:
+    x, weight = draw(9, 40, 7, 7), draw(48, 40, 3, 3, seed=1)
+    whole = convolve(x, weight, None, (1, 1), (7, 7))
+    parts = torch.cat([convolve(part, weight, None, (1, 1), (7, 7)) for part in x.split((4, 2, 3))])
+    assert apart(parts, whole.double()) < 5e-5
+
+
+LAYER: dict[str, Any] = {"in_channels": 64, "out_channels": 64, "kernel_size": 3, "padding": 1}
+
+
+def taken(x: Tensor, **settings: Any) -> bool:
+    return Conv2d(**{**LAYER, **settings})._outputs(x) is not None
+
+
+def test_which_layers_are_taken_is_decided_by_their_shapes() -> None:
+    x = draw(2, 64, 7, 7)
+    assert taken(x)
+    assert taken(draw(500, 64, 7, 7))  # not by the batch
+    assert taken(draw(2, 32, 12, 12), in_channels=32, kernel_size=5, padding=0)  # system A's second
+    assert not taken(draw(2, 1, 28, 28), in_channels=1, kernel_size=5)  # its first
+    assert not taken(x, kernel_size=1, padding=0)
+    assert not taken(x, kernel_size=(1, 3), padding=(0, 1))
+    assert not taken(x, stride=2)
+    assert not taken(x, dilation=2, padding=2)
+    assert not taken(x, groups=2)
+    assert not taken(x, padding_mode="reflect")
+    assert not taken(x, padding="same")
+    assert not taken(x, kernel_size=11, padding=5)
+    assert not taken(x.contiguous())
+    assert not taken(x.double())
+    assert not taken(x[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not taken(x)
+
+
+def test_in_eval_mode_it_is_pytorchs_own() -> None:
+    torch.manual_seed(0)
+    layer, x = Conv2d(**LAYER), draw(4, 64, 7, 7)
+    plain = nn.Conv2d(**LAYER)
+    plain.load_state_dict(layer.state_dict())
+    assert torch.equal(layer.eval()(x), plain(x))
+    assert repr(layer) == repr(plain)
+    trained = layer.train()(x)
+    assert not torch.equal(trained, plain(x))
+    assert apart(trained, copy.deepcopy(plain).double()(x.double())) < 5e-5
+
+
+def test_inputs_that_are_wrong_are_refused_as_pytorch_refuses_them() -> None:
+    with pytest.raises(RuntimeError, match="channels"):
+        Conv2d(**LAYER)(draw(2, 60, 7, 7))
+    with pytest.raises(RuntimeError, match=r"[Kk]ernel size"):
+        Conv2d(**{**LAYER, "padding": 0})(draw(2, 64, 2, 2))
+
+
+@pytest.mark.parametrize("side", [7, 8, 9])
+def test_an_odd_last_row_is_left_out_only_where_pooling_drops_it(side: int) -> None:
+    torch.manual_seed(0)
+    x = draw(4, 64, side, side)
+    layer = Conv2d(**LAYER, even=True)
+    pooled = nn.functional.max_pool2d(layer(x), 2)
+    whole = copy.deepcopy(layer).double()(x.double())
+    assert layer(x).shape[2:] == (side - side % 2,) * 2
+    assert apart(pooled, nn.functional.max_pool2d(whole, 2)) < 5e-5
+
+
+ENCODERS: list[tuple[type[nn.Module], dict[str, Any]]] = [
+    (SmallResNet, {"widths": (32, 64, 96), "blocks": (0, 1, 1), "stem": "deep", "kernel": 3, "pool": "none"}),
+    (SmallResNet, {"widths": (32, 64, 64), "blocks": 0, "stem": "pool", "padding": 0, "halvings": 1, "pool": "none"}),
+    (Conv5, {"dropout": 0.0}),
+    (Conv2, {"dropout": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("kind", "params"), ENCODERS, ids=["padded", "unpadded", "system A", "system C"])
+def test_whole_encoders_train_as_in_float64(kind: type[nn.Module], params: dict[str, Any]) -> None:
+    ways: list[nn.Module] = []
+
+    def see(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        if isinstance(layer, Conv2d) and layer._outputs(inputs[0]) is not None:
+            ways.append(layer)
+
+    torch.manual_seed(0)
+    encoder = kind(**params)
+    ours = channels_last(copy.deepcopy(encoder)).train()
+    for layer in ours.modules():
+        layer.register_forward_pre_hook(see)
+    exact = copy.deepcopy(encoder).double().train()
+    x = draw(12, 1, 28, 28)
+    weights = draw(12, ours(x).shape[1], seed=1)
+    ways.clear()
+    (ours(x) * weights).sum().backward()
+    (exact(x.double()) * weights).sum().backward()
+    assert ways
+    for (name, a), b in zip(ours.named_parameters(), exact.parameters(), strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        if b.grad.abs().max() > 1e-9:  # a bias before a batch norm has none
+            # Rounding decides some ReLU and some pooling of 12 images otherwise, of which each changes a gradient a little.
+            assert apart(a.grad, b.grad) < 2e-2, name
