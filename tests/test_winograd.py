@@ -37,15 +37,12 @@ def test_a_tile_is_inner_products(kernel: int) -> None:
 
 
 @pytest.mark.parametrize("kernel", [2, 3, 5])
-def test_tiles_cover_every_output_once_in_even_parts(kernel: int) -> None:
+def test_as_few_tiles_as_points_allow_cover_every_output(kernel: int) -> None:
     for outputs in range(1, 40):
-        parts = tiles(outputs, kernel)
-        assert sum(parts) == outputs
-        assert max(parts) - min(parts) <= 1
-        assert max(parts) + kernel - 1 <= MOST_POINTS
-        assert (
-            len(parts) == 1 or -(-outputs // (len(parts) - 1)) + kernel - 1 > MOST_POINTS
-        )  # with one less a part is too large
+        count, made = tiles(outputs, kernel)
+        assert (count - 1) * made < outputs <= count * made
+        assert made + kernel - 1 <= MOST_POINTS
+        assert count == 1 or -(-outputs // (count - 1)) + kernel - 1 > MOST_POINTS  # with one less a tile is too large
 
 
 CASES = [
@@ -58,6 +55,7 @@ CASES = [
     (4, 5, 6, 11, 3, (2, 2), (0, 0), (5, 10)),
     (2, 3, 8, 8, 4, (3, 5), (1, 2), (8, 8)),
     (2, 3, 5, 5, 4, (3, 3), (2, 2), (7, 7)),
+    (2, 3, 13, 24, 4, (3, 3), (1, 1), (13, 24)),
 ]
 
 

@@ -65,7 +65,8 @@ class Conv2d(nn.Conv2d):
             if wanted < 1:
                 return None
             outputs.append(wanted)
-            points *= wanted + len(winograd.tiles(wanted, kernel)) * (kernel - 1)
+            tiles, of_each = winograd.tiles(wanted, kernel)
+            points *= tiles * (of_each + kernel - 1)
             direct *= made * kernel
         product = self.in_channels * self.out_channels
         entry = _ENTRY.get(torch.backends.cpu.get_cpu_capability(), max(_ENTRY.values()))

@@ -30,41 +30,46 @@ _CHUNK = 1 << 21
 
 @dataclass(frozen=True)
 class Line:
-    """The steps of one direction, for rows (or columns) of ``size`` pixels and ``outputs`` outputs."""
+    """The steps of one direction, for rows (or columns) of some size, in tiles of as many outputs each.
 
-    enter: Tensor  # [points, size]: pixels at the points of all tiles, with the border of zeros
-    leave: Tensor  # [outputs, points]
+    Of the points of all tiles the first ones of each come first, then the second ones: equal points have equal weights.
+    """
+
+    enter: Tensor  # [points * tiles, size]: pixels to the points, the border of zeros included
+    leave: Tensor  # [outputs, points * tiles]
     kernel: Tensor  # [points, r]
+    tiles: int
 
     @property
     def points(self) -> int:
-        return len(self.enter)
+        return len(self.kernel)
 
 
-def tiles(outputs: int, kernel: int) -> tuple[int, ...]:
-    """How many outputs are made at a time, in one direction: parts as even as may be, as few as the number of points allows."""
+def tiles(outputs: int, kernel: int) -> tuple[int, int]:
+    """How many tiles one direction is made in, as few as the number of points allows, and the outputs of each."""
     count = -(-outputs // (MOST_POINTS - kernel + 1))
-    return tuple(outputs * (i + 1) // count - outputs * i // count for i in range(count))
+    return count, -(-outputs // count)
 
 
 @cache
 def line(size: int, outputs: int, kernel: int, padding: int) -> Line:
     """The matrices for rows of ``size`` pixels, ``padding`` zeros on either side, of which ``outputs`` outputs are wanted."""
-    parts = tiles(outputs, kernel)
-    points = sum(parts) + len(parts) * (kernel - 1)
-    enter, leave, weights = np.zeros((points, size)), np.zeros((outputs, points)), np.zeros((points, kernel))
-    first = at = 0
-    for part in parts:
-        after, before, of_kernel = _tile(part, kernel)
-        n = len(before)
-        for j in range(n):
-            pixel = at + j - padding
-            if 0 <= pixel < size:
-                enter[first : first + n, pixel] = before[:, j]
-        leave[at : at + part, first : first + n] = after
-        weights[first : first + n] = of_kernel
-        first, at = first + n, at + part
-    return Line(*(torch.from_numpy(matrix).float() for matrix in (enter, leave, weights)))
+    count, made = tiles(outputs, kernel)
+    after, before, of_kernel = _tile(made, kernel)
+    points = len(before)
+    enter, leave = np.zeros((points, count, size)), np.zeros((outputs, points, count))
+    for tile in range(count):
+        first = tile * made
+        for j in range(points):
+            if 0 <= first + j - padding < size:
+                enter[:, tile, first + j - padding] = before[:, j]
+        leave[first : first + made, :, tile] = after[: outputs - first]
+    return Line(
+        torch.from_numpy(enter.reshape(-1, size)).float(),
+        torch.from_numpy(leave.reshape(outputs, -1)).float(),
+        torch.from_numpy(of_kernel).float(),
+        count,
+    )
 
 
 def _tile(outputs: int, kernel: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -119,19 +124,19 @@ class _Convolve(torch.autograd.Function):
         batch, channels, *sides = x.shape
         width, kernel = len(weight), weight.shape[2:]
         rows, columns = (line(*each) for each in zip(sides, outputs, kernel, padding, strict=True))
-        points = rows.points * columns.points
-        # Points come with columns first: each step below turns the innermost direction outermost.
+        points, parts = rows.points * columns.points, rows.tiles * columns.tiles
         flat = weight.permute(3, 2, 0, 1).reshape(-1, width * channels)
         weights = torch.mm(torch.kron(columns.kernel, rows.kernel), flat).view(points, width, channels)
         y = x.new_empty(batch, *outputs, width)
         pixels = x.permute(2, 3, 0, 1)
-        chunk = max(1, _CHUNK // (points * max(width, channels)))
+        chunk = max(1, _CHUNK // (points * parts * max(width, channels)))
         kept = []
         for start in range(0, batch, chunk):
-            maps = _step(columns.enter, rows.enter, pixels[:, :, start : start + chunk].contiguous())
-            count = maps.shape[2]
-            products = torch.bmm(maps.view(points, count, channels), weights.transpose(1, 2))
-            made = _step(rows.leave, columns.leave, products.view(columns.points, rows.points, count, width))
+            maps = _enter(columns.enter, rows.enter, pixels[:, :, start : start + chunk].contiguous(), columns.tiles)
+            count = maps.shape[-2]
+            maps = maps.view(points, parts * count, channels)
+            products = torch.bmm(maps, weights.transpose(1, 2))
+            made = _leave(rows.leave, columns.leave, products.view(columns.points, -1, columns.tiles, count, width))
             made, into = made.permute(2, 0, 1, 3), y[start : start + count]
             into.copy_(made) if bias is None else torch.add(made, bias, out=into)
             if ctx.needs_input_grad[1]:
@@ -147,20 +152,21 @@ class _Convolve(torch.autograd.Function):
         weights, rows, columns, kept = ctx.weights, ctx.rows, ctx.columns, ctx.saved_tensors
         batch, channels, *sides = ctx.shape
         points, width, _ = weights.shape
+        parts = rows.tiles * columns.tiles
         above = grad.permute(2, 3, 0, 1)
         down, right, up, left = (m.t().contiguous() for m in (rows.leave, columns.leave, rows.enter, columns.enter))
         of_pixels = grad.new_empty(batch, *sides, channels) if ctx.needs_input_grad[0] else None
         of_weights: Tensor | None = None
         for i, start in enumerate(range(0, batch, ctx.chunk)):
-            slopes = _step(right, down, above[:, :, start : start + ctx.chunk].contiguous())
-            count = slopes.shape[2]
-            slopes = slopes.view(points, count, width)
+            slopes = _enter(right, down, above[:, :, start : start + ctx.chunk].contiguous(), columns.tiles)
+            count = slopes.shape[-2]
+            slopes = slopes.view(points, parts * count, width)
             if kept:
-                across, maps = slopes.transpose(1, 2), kept[i].view(points, count, channels)
-                of_weights = torch.bmm(across, maps) if of_weights is None else of_weights.baddbmm_(across, maps)
+                across = slopes.transpose(1, 2)
+                of_weights = torch.bmm(across, kept[i]) if of_weights is None else of_weights.baddbmm_(across, kept[i])
             if of_pixels is not None:
-                below = torch.bmm(slopes, weights).view(columns.points, rows.points, count, channels)
-                of_pixels[start : start + count] = _step(up, left, below).permute(2, 0, 1, 3)
+                below = torch.bmm(slopes, weights).view(columns.points, -1, columns.tiles, count, channels)
+                of_pixels[start : start + count] = _leave(up, left, below).permute(2, 0, 1, 3)
         of_weight = None
         if of_weights is not None:
             flat = torch.mm(torch.kron(columns.kernel, rows.kernel).t(), of_weights.view(points, width * channels))
@@ -169,9 +175,20 @@ class _Convolve(torch.autograd.Function):
         return None if of_pixels is None else of_pixels.permute(0, 3, 1, 2), of_weight, of_bias, None, None
 
 
-def _step(inner: Tensor, outer: Tensor, x: Tensor) -> Tensor:
-    """[a, b, n, c] by ``inner`` [p, b] and ``outer`` [q, a] to [p, q, n, c], the two directions swapped."""
-    a, b, count, channels = x.shape
-    p, q = len(inner), len(outer)
-    half = torch.bmm(inner.expand(a, p, b), x.view(a, b, count * channels))
-    return torch.bmm(outer.expand(p, q, a), half.transpose(0, 1)).view(p, q, count, channels)
+def _enter(columns: Tensor, rows: Tensor, x: Tensor, tiles: int) -> Tensor:
+    """[h, w, n, c] by ``columns`` [p * tiles, w] and ``rows`` [q, h] to [p, q, tiles, n, c]."""
+    height, width, count, channels = x.shape
+    half = torch.bmm(columns.expand(height, -1, width), x.view(height, width, count * channels))
+    half = half.view(height, -1, tiles * count * channels).transpose(0, 1)
+    points = len(half)
+    return torch.bmm(rows.expand(points, -1, height), half).view(points, len(rows), tiles, count, channels)
+
+
+def _leave(rows: Tensor, columns: Tensor, x: Tensor) -> Tensor:
+    """[p, q, tiles, n, c] by ``rows`` [h, q] and ``columns`` [w, p * tiles] to [h, w, n, c]."""
+    points, q, tiles, count, channels = x.shape
+    height, width = len(rows), len(columns)
+    half = x.new_empty(height, points, tiles * count * channels)
+    torch.bmm(rows.expand(points, height, q), x.view(points, q, -1), out=half.transpose(0, 1))
+    made = torch.bmm(columns.expand(height, width, -1), half.view(height, points * tiles, count * channels))
+    return made.view(height, width, count, channels)
