@@ -370,7 +370,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "run"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_killed_run_resumes_to_the_same_weights(cli: Cli, tmp_path: Path, undisturbed: Path, number: signal.Signals) -> None:
     (tmp_path / "long.toml").write_text(LONG)
     command = ["train", "mnist", "--recipe", tmp_path / "long.toml", "--out", tmp_path / "run"]

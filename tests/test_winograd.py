@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.encoders import Conv2, Conv5, SmallResNet, channels_last, winograd
-from nearfar.encoders.convolution import Conv2d
+from nearfar.encoders.convolution import Conv2d, quicken
 from nearfar.encoders.winograd import MOST_POINTS, convolve, tiles
 
 
@@ -153,6 +153,22 @@ def test_in_eval_mode_it_is_pytorchs_own() -> None:
     trained = layer.train()(x)
     assert not torch.equal(trained, plain(x))
     assert apart(trained, copy.deepcopy(plain).double()(x.double())) < 5e-5
+
+
+def test_nets_of_others_are_quickened_in_place() -> None:
+    class Own(nn.Conv2d):
+        pass
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.Sequential(nn.Conv2d(64, 8, 1)), Own(8, 8, 3))
+    plain = copy.deepcopy(net)
+    assert quicken(net) is net
+    assert [type(layer) for layer in net.modules() if isinstance(layer, nn.Conv2d)] == [Conv2d, Conv2d, Own]
+    assert list(net.state_dict()) == list(plain.state_dict())
+    x = draw(3, 64, 7, 7)
+    assert torch.equal(net.eval()(x), plain.eval()(x))
+    assert not torch.equal(net.train()(x), plain(x))
+    assert apart(net(x), plain.double()(x.double())) < 5e-5
 
 
 def test_inputs_that_are_wrong_are_refused_as_pytorch_refuses_them() -> None:

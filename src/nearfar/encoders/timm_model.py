@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.encoders.checks import check_integer, check_size
+from nearfar.encoders.convolution import quicken
 from nearfar.errors import InputError, reason_of
 from nearfar.torchvision import make_importable
 
@@ -179,7 +180,7 @@ class TimmModel(nn.Module):
         if config.fixed_input_size:
             options["img_size"] = self.size
         built: nn.Module = timm.create_model(self.model, num_classes=0, in_chans=self.channels, **options)
-        return built
+        return quicken(built)
 
 
 def _config(model: str) -> Any:
