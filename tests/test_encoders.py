@@ -29,7 +29,7 @@ from nearfar.encoders import (
 )
 from nearfar.encoders.dropout import Dropout
 from nearfar.encoders.flatten import Flatten
-from nearfar.encoders.norm import BatchNorm, Layers, _fold
+from nearfar.encoders.norm import BatchNorm, _fold
 from nearfar.errors import InputError
 
 # Small versions of every encoder, and forms of them that take other ways through the code.
@@ -495,67 +495,6 @@ def test_batch_norm_of_few_channels_is_that_of_pytorch(channels: int, width: int
     torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
     for (name, value), expected in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
         torch.testing.assert_close(value, expected, msg=name)
-
-
-@pytest.mark.parametrize("low", [0.1, -1.0])
-@pytest.mark.parametrize(("channels", "height", "width"), [(1, 8, 8), (32, 12, 24), (5, 9, 7), (20, 2, 4)])
-def test_batch_norm_and_pooling_in_one_step_are_those_of_pytorch(channels: int, height: int, width: int, low: float) -> None:
-    torch.manual_seed(0)
-    norm = BatchNorm(channels)
-    nn.init.uniform_(norm.weight, low, 2.0)  # below zero the smallest of four is the largest afterwards
-    nn.init.normal_(norm.bias)
-    ours = Layers(norm, nn.MaxPool2d(2), nn.ReLU()).double()
-    theirs = nn.Sequential(nn.BatchNorm2d(channels), nn.MaxPool2d(2), nn.ReLU()).double()
-    theirs.load_state_dict(ours.state_dict())
-    for _ in range(2):
-        x = (3 * torch.randn(5, channels, height, width, dtype=torch.float64) + 2).round(decimals=1)  # some are equal
-        x = x.to(memory_format=torch.channels_last)
-        own, other = x.clone().requires_grad_(), x.clone().requires_grad_()
-        y, wanted = ours(own), theirs(other)
-        pull = torch.randn_like(y)
-        (y * pull).sum().backward()
-        (wanted * pull).sum().backward()
-        torch.testing.assert_close(y, wanted)
-        torch.testing.assert_close(own.grad, other.grad)
-        assert y.is_contiguous(memory_format=torch.channels_last)
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad)
-    for (name, value), expected in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
-        torch.testing.assert_close(value, expected, msg=name)
-    assert torch.equal(ours.eval()(x), ours[2](ours[1](ours[0](x))))
-
-
-def test_batch_norm_and_pooling_are_one_step_where_that_is_the_same_and_nobody_looks_in_between(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    steps: list[bool] = []
-    real = BatchNorm._normalize
-
-    def watched(layer: BatchNorm, *args: Any, pool: bool = False) -> Tensor:
-        steps.append(pool)
-        return real(layer, *args, pool=pool)
-
-    monkeypatch.setattr(BatchNorm, "_normalize", watched)
-    x = torch.randn(4, 32, 8, 8).to(memory_format=torch.channels_last)
-
-    def one_step(layers: nn.Sequential, x: Tensor = x) -> bool:
-        steps.clear()
-        layers(x)
-        return steps == [True]
-
-    assert one_step(Layers(BatchNorm(32), nn.MaxPool2d(2)))
-    assert one_step(Layers(nn.ReLU(), BatchNorm(32), nn.MaxPool2d(2, 2)))
-    assert not one_step(Layers(BatchNorm(32), nn.MaxPool2d(2)).eval())
-    assert not one_step(Layers(BatchNorm(32), nn.MaxPool2d(3)))
-    assert not one_step(Layers(BatchNorm(32), nn.MaxPool2d(2, stride=1)))
-    assert not one_step(Layers(BatchNorm(32), nn.ReLU(), nn.MaxPool2d(2)))
-    assert not one_step(Layers(BatchNorm(32)))
-    assert not one_step(Layers(BatchNorm(32), nn.MaxPool2d(2)), x.contiguous())
-    looked_at = Layers(BatchNorm(32), nn.MaxPool2d(2))
-    seen: list[Tensor] = []
-    looked_at[0].register_forward_hook(lambda layer, inputs, output: seen.append(output))
-    assert not one_step(looked_at)
-    assert len(seen) == 1
 
 
 def test_batch_norm_of_few_channels_takes_its_statistics_in_float32_from_bfloat16() -> None:

@@ -28,28 +28,22 @@ class _Shareable(_BatchNorm):
         if self.training and shared is None and x.numel() == x.shape[1]:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         fold = _fold(x) if self.training else 1
-        if fold == 1 and shared is None:
+        mean_so_far, variance_so_far, seen = self.running_mean, self.running_var, self.num_batches_tracked
+        if (fold == 1 and shared is None) or mean_so_far is None or variance_so_far is None or seen is None:
             return super().forward(x)
-        if x.ndim == 4:
-            return self._normalize(x, shared, fold)
-        return self._normalize(x[:, :, None, None], shared, fold)[:, :, 0, 0]
-
-    def _normalize(self, maps: Tensor, shared: Shared | None, fold: int, *, pool: bool = False) -> Tensor:
+        maps = x if x.ndim == 4 else x[:, :, None, None]
         values = maps.numel() // maps.shape[1]
         if shared is not None:
-            values = values // len(maps) * shared.count
+            values = values // len(x) * shared.count
             if values == 1:
-                return F.batch_norm(maps, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        y, mean, variance = _Normalize.apply(maps, self.weight, self.bias, self.eps, fold, values, shared, pool)
-        mean_so_far, variance_so_far, seen = self.running_mean, self.running_var, self.num_batches_tracked
-        if mean_so_far is not None and variance_so_far is not None and seen is not None:
-            with torch.no_grad():
-                seen.add_(1)
-                momentum = 1 / float(seen) if self.momentum is None else self.momentum
-                mean_so_far.lerp_(mean, momentum)
-                variance_so_far.lerp_(variance * (values / (values - 1)), momentum)
-        normalized: Tensor = y
-        return normalized
+                return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        y, mean, variance = _Normalize.apply(maps, self.weight, self.bias, self.eps, fold, values, shared)
+        with torch.no_grad():
+            seen.add_(1)
+            momentum = 1 / float(seen) if self.momentum is None else self.momentum
+            mean_so_far.lerp_(mean, momentum)
+            variance_so_far.lerp_(variance * (values / (values - 1)), momentum)
+        return y if x.ndim == 4 else y[:, :, 0, 0]
 
 
 class BatchNorm(_Shareable, nn.BatchNorm2d):
@@ -65,56 +59,9 @@ class BatchNorm(_Shareable, nn.BatchNorm2d):
     and so is their gradient: one sum of 2 C numbers forward, one backward.
     """
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """``max_pool2d(self(x), 2)`` with its gradients, for less work while it trains on a processor.
-
-        Where weights are positive, the largest of four stays so: only that one is normalised, once mean and variance of all
-        are known. The gradient that each pixel has through them is written where zeros would be otherwise.
-        """
-        usual = (
-            self.training
-            and self.affine
-            and x.ndim == 4
-            and _innermost(x)
-            and x.device.type == "cpu"
-            and not torch.compiler.is_compiling()
-            and min(x.shape[2:]) >= 2
-            and bool((self.weight > 0).all())
-        )
-        return self._normalize(x, current(), _fold(x), pool=True) if usual else F.max_pool2d(self(x), 2)
-
 
 class VectorNorm(_Shareable, nn.BatchNorm1d):
     """The same of vectors [B, C]."""
-
-
-class Layers(nn.Sequential):
-    """`nn.Sequential`, in which a `BatchNorm` and the max-pooling of 2 x 2 behind it are one step while they train."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        layers = list(self)
-        i = 0
-        while i < len(layers):
-            layer, after = layers[i], layers[i + 1] if i + 1 < len(layers) else None
-            if isinstance(layer, BatchNorm) and layer.training and _halves(after) and not _watched(layer, after):
-                x = layer.pooled(x)
-                i += 2
-            else:
-                x = layer(x)
-                i += 1
-        return x
-
-
-def _halves(layer: nn.Module | None) -> bool:
-    if type(layer) is not nn.MaxPool2d:
-        return False
-    as_made = nn.MaxPool2d(2)
-    return all(getattr(layer, name) == getattr(as_made, name) for name in nn.MaxPool2d.__constants__)
-
-
-def _watched(*layers: nn.Module | None) -> bool:
-    """Whether something is to be called when these layers are, which a step that passes them by would not do."""
-    return any(layer is not None and (layer._forward_hooks or layer._forward_pre_hooks) for layer in layers)
 
 
 def unshared(module: nn.Module) -> str | None:
@@ -127,21 +74,12 @@ def unshared(module: nn.Module) -> str | None:
 class _Normalize(torch.autograd.Function):
     """y = (x - mean) / sqrt(variance + eps) * weight + bias, with ``fold`` pixels side by side taken for channels.
 
-    ``values`` are how many numbers each channel has, over all processes. With ``pool`` y is of the largest of each 2 x 2 pixels
-    alone, mean and variance still of all; weights must then be positive.
+    ``values`` are how many numbers each channel has, over all processes.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        eps: float,
-        fold: int,
-        values: int,
-        shared: Shared | None,
-        pool: bool,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, fold: int, values: int, shared: Shared | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         wide = _widen(x, fold)
         unused = weight.new_zeros(2, wide.shape[1])  # running statistics, which also decide the type of the result
@@ -151,24 +89,22 @@ class _Normalize(torch.autograd.Function):
         variance = variances.mean(0) + (means - mean).square().mean(0)
         if shared is not None:
             mean, variance = _over_all(mean, variance, x.numel() // x.shape[1] / values, shared.total)
-        kept, places = torch.ops.aten.max_pool2d_with_indices(x, [2, 2]) if pool else (x, None)
-        kept_fold = _fold(kept) if pool else fold
-        parameters = [each.repeat(kept_fold) for each in (weight, bias, mean, variance)]
-        y, _, _ = torch.ops.aten.native_batch_norm(_widen(kept, kept_fold), *parameters, False, 0.0, eps)
-        ctx.save_for_backward(x, weight, mean, variance, *((kept, places) if pool else ()))
-        ctx.eps, ctx.fold, ctx.kept_fold, ctx.values = eps, fold, kept_fold, values
+        parameters = [each.repeat(fold) for each in (weight, bias, mean, variance)]
+        y, _, _ = torch.ops.aten.native_batch_norm(wide, *parameters, False, 0.0, eps)
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.eps, ctx.fold, ctx.values = eps, fold, values
         ctx.total = None if shared is None else shared.total
         ctx.mark_non_differentiable(mean, variance)
-        return _narrow(y, kept, kept_fold), mean, variance
+        return _narrow(y, x, fold), mean, variance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, variance, *pooled = ctx.saved_tensors
-        kept, fold = pooled[0] if pooled else x, ctx.kept_fold
-        innermost = kept.is_contiguous(memory_format=torch.channels_last)
+        x, weight, mean, variance = ctx.saved_tensors
+        fold = ctx.fold
+        innermost = x.is_contiguous(memory_format=torch.channels_last)
         grad = grad.contiguous(memory_format=torch.channels_last if innermost else torch.contiguous_format)
-        wide, above = _widen(kept, fold), _widen(grad, fold)
+        wide, above = _widen(x, fold), _widen(grad, fold)
         # First as if mean and variance were given: the gradients of weight and bias are right, that of x lacks two terms.
         given = [each.repeat(fold) for each in (weight, mean, variance)]
         below, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
@@ -182,21 +118,9 @@ class _Normalize(torch.autograd.Function):
         share = weight * inverse / ctx.values
         slope = -share * inverse * along
         level = -share * level - slope * mean
-        slopes, levels = (each.repeat(ctx.fold).to(x.dtype)[:, None, None] for each in (slope, level))
-        if pooled:
-            everywhere = _narrow(torch.addcmul(levels, _widen(x, ctx.fold), slopes), x, ctx.fold)
-            below = _add_at(everywhere, pooled[1], _narrow(below, kept, fold))
-        else:
-            below = _narrow(below.addcmul_(wide, slopes).add_(levels), x, fold)
-        return below, of_weight, of_bias, None, None, None, None, None
-
-
-def _add_at(maps: Tensor, places: Tensor, values: Tensor) -> Tensor:
-    """``maps`` [B, C, H, W], channels innermost, with ``values`` [B, C, h, w] added at ``places``, pixels of each map."""
-    batch, channels = maps.shape[:2]
-    flat = maps.permute(0, 2, 3, 1).view(batch, -1, channels)
-    flat.scatter_add_(1, *(each.permute(0, 2, 3, 1).reshape(batch, -1, channels) for each in (places, values)))
-    return maps
+        slopes, levels = (each.repeat(fold).to(x.dtype)[:, None, None] for each in (slope, level))
+        below = _narrow(below.addcmul_(wide, slopes).add_(levels), x, fold)
+        return below, of_weight, of_bias, None, None, None, None
 
 
 def _over_all(mean: Tensor, variance: Tensor, share: float, total: _Total) -> tuple[Tensor, Tensor]:
@@ -211,15 +135,12 @@ def _fold(x: Tensor) -> int:
     fold = 1
     if x.ndim != 4:
         return fold
+    innermost = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     channels, width = x.shape[1], x.shape[3]
-    if x.device.type == "cpu" and _innermost(x) and channels < _MANY and channels % _REGISTER:
+    if x.device.type == "cpu" and innermost and channels < _MANY and channels % _REGISTER:
         while (channels * fold < 2 * _REGISTER or channels * fold % _REGISTER) and width % (2 * fold) == 0:
             fold *= 2
     return fold
-
-
-def _innermost(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _widen(x: Tensor, fold: int) -> Tensor:

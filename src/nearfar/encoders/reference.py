@@ -13,7 +13,7 @@ from nearfar.encoders.checks import check_blocks, check_integer, check_integers,
 from nearfar.encoders.convolution import Conv2d
 from nearfar.encoders.dropout import Dropout
 from nearfar.encoders.flatten import Flatten
-from nearfar.encoders.norm import BatchNorm, Layers
+from nearfar.encoders.norm import BatchNorm
 
 
 class Conv5(nn.Module):
@@ -46,7 +46,7 @@ class Conv5(nn.Module):
                 nn.ReLU(inplace=True),
                 Dropout(dropout),
             ]
-        self.features = Layers(*layers)
+        self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(
             Flatten(),
             nn.Linear(filters[-1] * height * width, check_integer("hidden", hidden)),
