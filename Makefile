@@ -62,13 +62,14 @@ bench-search: setup
 	$(BIN)/nearfar data fetch mnist
 	$(BIN)/python benchmarks/search.py
 
-# The recipes' goals with five seeds each, plain loops and training steps beside ours, and accuracy over seconds; an hour and
-# more on two idle cores. Finished trainings in runs/ are used again.
+# The recipes' goals with five seeds each, plain loops, training steps and convolutions beside ours, and accuracy over seconds;
+# seven hours on two idle cores, five of them `fashion-best`. Finished trainings in runs/ are used again.
 bench-speed: setup
 	$(BIN)/nearfar data fetch mnist
 	$(BIN)/nearfar data fetch fashion-mnist
 	$(BIN)/python benchmarks/recipes.py
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/convolutions.py
 	$(BIN)/python benchmarks/curves.py
 
 # The service beside a plain FastAPI handler: requests a second, latency, memory under ten minutes of load; on an idle machine.
