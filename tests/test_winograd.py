@@ -15,6 +15,12 @@ from nearfar.encoders.convolution import Conv2d, quicken
 from nearfar.encoders.winograd import MOST_POINTS, convolve, tiles
 
 
+@pytest.fixture(autouse=True)
+def avx2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which layers are taken is asked for one kind of processor, whatever the tests run on."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+
+
 def draw(*shape: int, seed: int = 0) -> Tensor:
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

@@ -25,6 +25,8 @@ class Conv2d(nn.Conv2d):
     With ``even=True`` an odd last row or column of the result may be missing: max-pooling of 2 x 2 would drop it.
     """
 
+    even = False
+
     def __init__(self, *args: Any, even: bool = False, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.even = even
@@ -82,5 +84,4 @@ def quicken(module: nn.Module) -> nn.Module:
     for layer in module.modules():
         if type(layer) is nn.Conv2d:
             layer.__class__ = Conv2d
-            layer.even = False  # type: ignore[assignment]
     return module

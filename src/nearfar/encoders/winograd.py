@@ -126,7 +126,8 @@ class _Convolve(torch.autograd.Function):
         rows, columns = (line(*each) for each in zip(sides, outputs, kernel, padding, strict=True))
         points, parts = rows.points * columns.points, rows.tiles * columns.tiles
         flat = weight.permute(3, 2, 0, 1).reshape(-1, width * channels)
-        weights = torch.mm(torch.kron(columns.kernel, rows.kernel), flat).view(points, width, channels)
+        grid = torch.kron(columns.kernel, rows.kernel)
+        weights = torch.mm(grid, flat).view(points, width, channels)
         y = x.new_empty(batch, *outputs, width)
         pixels = x.permute(2, 3, 0, 1)
         chunk = max(1, _CHUNK // (points * parts * max(width, channels)))
@@ -143,7 +144,7 @@ class _Convolve(torch.autograd.Function):
                 kept.append(maps)
         ctx.save_for_backward(*kept)
         ctx.weights = weights  # no activation: their number does not grow with the images
-        ctx.rows, ctx.columns, ctx.shape, ctx.kernel, ctx.chunk = rows, columns, x.shape, kernel, chunk
+        ctx.rows, ctx.columns, ctx.grid, ctx.shape, ctx.kernel, ctx.chunk = rows, columns, grid, x.shape, kernel, chunk
         return y.permute(0, 3, 1, 2)
 
     @staticmethod
@@ -169,7 +170,7 @@ class _Convolve(torch.autograd.Function):
                 of_pixels[start : start + count] = _leave(up, left, below).permute(2, 0, 1, 3)
         of_weight = None
         if of_weights is not None:
-            flat = torch.mm(torch.kron(columns.kernel, rows.kernel).t(), of_weights.view(points, width * channels))
+            flat = torch.mm(ctx.grid.t(), of_weights.view(points, width * channels))
             of_weight = flat.view(*reversed(ctx.kernel), width, channels).permute(2, 3, 1, 0)
         of_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
         return None if of_pixels is None else of_pixels.permute(0, 3, 1, 2), of_weight, of_bias, None, None
