@@ -10,11 +10,9 @@ squares against float64, in those of the gradient of the weights.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
+from losses import take_turns
 from torch import Tensor, nn
 
 from nearfar.encoders import channels_last, winograd
@@ -36,18 +34,6 @@ LAYERS = [
     ("system C, third", 128, 64, 6, 2, 0, True),
     ("ResNet-18, 56 x 56", 64, 64, 56, 3, 1, False),
 ]
-
-
-def milliseconds(ways: list[Callable[[], None]], rounds: int) -> list[float]:
-    """The median of each way, all in turns, the first two rounds left out."""
-    times: list[list[float]] = [[] for _ in ways]
-    for turn in range(rounds + 2):
-        for way, taken in zip(ways, times, strict=True):
-            start = time.perf_counter()
-            way()
-            if turn >= 2:
-                taken.append((time.perf_counter() - start) * 1e3)
-    return [statistics.median(taken) for taken in times]
 
 
 def apart(a: Tensor, b: Tensor) -> float:
@@ -82,7 +68,7 @@ def measure(channels: int, width: int, side: int, kernel: int, padding: int, eve
         way()
         assert weight.grad is not None
         errors.append(apart(weight.grad, exact.grad))
-    plain, ours = milliseconds([direct, fewer], rounds)
+    plain, ours = (1e3 * seconds for seconds in take_turns([direct, fewer], [rounds, rounds]))
     taken = "taken" if layer._outputs(x) else ""
     return f"{plain:>7.1f} ms{ours:>7.1f} ms{plain / ours:>7.2f}  {taken:7}{errors[0]:>8.0e}{errors[1]:>8.0e}"
 
