@@ -315,10 +315,29 @@ def test_one_image_whose_maps_shrink_to_a_pixel_can_be_trained_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoder", "left"), [(Conv5(), 0), (Conv3(), 4), (SmallResNet(), 2), (SmallResNet(blocks=(2, 1, 0)), 2)]
+    ("encoder", "left"), [(Conv5(), 0), (Conv3(), 4), (SmallResNet(), 0), (SmallResNet(blocks=(2, 1, 0)), 0)]
 )
 def test_batch_norms_behind_a_convolution_are_folded_and_others_left(encoder: nn.Module, left: int) -> None:
     assert sum(isinstance(module, nn.BatchNorm2d) for module in fuse(encoder).modules()) == left
+
+
+@pytest.mark.parametrize(("weights", "left"), [((0.5, 1.5), 0), ((0.0, 1.5), 0), ((-0.5, 1.5), 1), (None, 0)])
+def test_a_batch_norm_behind_a_max_pooling_is_folded_where_they_may_change_places(
+    weights: tuple[float, float] | None, left: int
+) -> None:
+    norm = nn.BatchNorm2d(6)
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.MaxPool2d(3, 2, padding=1), norm, nn.BatchNorm2d(6))
+    stir(net).eval()
+    if weights is None:
+        norm.affine = False
+        norm.register_parameter("weight", None)
+        norm.register_parameter("bias", None)
+    else:
+        norm.weight.data = torch.linspace(*weights, 6)
+    fused = fuse(net)
+    # The last one has another batch norm before it, which is none of what may stand between.
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in fused.modules()) == 1 + left
+    torch.testing.assert_close(fused(images()), net(images()))
 
 
 def test_fusing_works_where_no_gradients_are_kept() -> None:

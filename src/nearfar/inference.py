@@ -15,6 +15,7 @@ from nearfar.blocks import check_finite
 from nearfar.cores import share_of
 from nearfar.data import ImageSet
 from nearfar.encoders import Encoder, fuse
+from nearfar.encoders.convolution import settle
 from nearfar.errors import InputError
 from nearfar.memory import keep_freed_memory
 from nearfar.recipe import DataSection
@@ -81,7 +82,8 @@ def fit_whitening(encoder: nn.Module, images: ImageSet, section: DataSection, *,
 def for_inference(encoder: nn.Module, device: str) -> nn.Module:
     """A copy of ``encoder`` in eval mode on ``device``, its batch norms folded into the convolutions before them."""
     keep_freed_memory()
-    return fuse(encoder).to(device).eval()
+    ready = fuse(encoder).to(device).eval()
+    return settle(ready) if device == "cpu" else ready
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ and back are products with small fixed matrices. So all of it, forwards and back
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -37,12 +38,8 @@ class Line:
 
     enter: Tensor  # [points * tiles, size]: pixels to the points, the border of zeros included
     leave: Tensor  # [outputs, points * tiles]
-    kernel: Tensor  # [points, r]
+    points: int  # of a tile
     tiles: int
-
-    @property
-    def points(self) -> int:
-        return len(self.kernel)
 
 
 def tiles(outputs: int, kernel: int) -> tuple[int, int]:
@@ -55,7 +52,7 @@ def tiles(outputs: int, kernel: int) -> tuple[int, int]:
 def line(size: int, outputs: int, kernel: int, padding: int) -> Line:
     """The matrices for rows of ``size`` pixels, ``padding`` zeros on either side, of which ``outputs`` outputs are wanted."""
     count, made = tiles(outputs, kernel)
-    after, before, of_kernel = _tile(made, kernel)
+    after, before, _ = _tile(made, kernel)
     points = len(before)
     enter, leave = np.zeros((points, count, size)), np.zeros((outputs, points, count))
     for tile in range(count):
@@ -67,7 +64,7 @@ def line(size: int, outputs: int, kernel: int, padding: int) -> Line:
     return Line(
         torch.from_numpy(enter.reshape(-1, size)).float(),
         torch.from_numpy(leave.reshape(outputs, -1)).float(),
-        torch.from_numpy(of_kernel).float(),
+        points,
         count,
     )
 
@@ -114,6 +111,79 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int,
     return y
 
 
+def at_points(weight: Tensor, outputs: tuple[int, int]) -> Tensor:
+    """Weights [O, C, r, s] at the points of tiles for so many outputs: [points, O, C], for `convolve_at`."""
+    width, channels, *kernel = weight.shape
+    flat = weight.permute(3, 2, 0, 1).reshape(-1, width * channels)
+    return torch.mm(_grid(*outputs, *kernel), flat).view(-1, width, channels)
+
+
+@torch.no_grad()
+def convolve_at(
+    x: Tensor,
+    weights: Tensor,
+    bias: Tensor | None,
+    kernel: tuple[int, int],
+    padding: tuple[int, int],
+    outputs: tuple[int, int],
+    *,
+    pool: bool = False,
+    relu: bool = False,
+) -> Tensor:
+    """As `convolve`, without gradients, by weights that `at_points` has made once for these ``outputs``.
+
+    With ``pool`` and ``relu`` the max-pooling of 2 x 2 (``outputs`` are then even) and the ReLU that follow it are done too,
+    while the cache still holds the maps, of which only a quarter is then written.
+    """
+    rows, columns = (line(*each) for each in zip(x.shape[2:], outputs, kernel, padding, strict=True))
+    step = 2 if pool else 1
+    y = x.new_empty(len(x), outputs[0] // step, outputs[1] // step, weights.shape[1])
+    for into, made in _chunks(x, weights, rows, columns, y, None):
+        if pool:
+            made = torch.maximum(made[0::2], made[1::2])
+            made = torch.maximum(made[:, 0::2], made[:, 1::2])
+        if bias is not None:
+            made += bias
+        made = made.permute(2, 0, 1, 3)
+        torch.clamp(made, min=0, out=into) if relu else into.copy_(made)
+    return y.permute(0, 3, 1, 2)
+
+
+def _chunks(
+    x: Tensor, weights: Tensor, rows: Line, columns: Line, y: Tensor, kept: list[Tensor] | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some images at a time: where they belong in ``y`` [B, ...], and what was made of them, [h, w, n, O].
+
+    Their maps at the points are appended to ``kept``.
+    """
+    batch, channels = x.shape[:2]
+    points, width, _ = weights.shape
+    parts = rows.tiles * columns.tiles
+    pixels = x.permute(2, 3, 0, 1)
+    chunk = _chunk(points * parts * max(width, channels))
+    across = weights.transpose(1, 2)
+    for start in range(0, batch, chunk):
+        maps = _enter(columns.enter, rows.enter, pixels[:, :, start : start + chunk].contiguous(), columns.tiles)
+        count = maps.shape[-2]
+        maps = maps.view(points, parts * count, channels)
+        if kept is not None:
+            kept.append(maps)
+        products = torch.bmm(maps, across).view(columns.points, -1, columns.tiles, count, width)
+        yield y[start : start + count], _leave(rows.leave, columns.leave, products)
+
+
+def _chunk(numbers: int) -> int:
+    """How many images are taken at a time, of which each has so many numbers at all points."""
+    return max(1, _CHUNK // numbers)
+
+
+@cache
+def _grid(height: int, width: int, r: int, s: int) -> Tensor:
+    """[points, s * r]: a kernel, columns first, to its values at the points."""
+    down, right = (_tile(tiles(outputs, kernel)[1], kernel)[2] for outputs, kernel in ((height, r), (width, s)))
+    return torch.from_numpy(np.kron(right, down)).float()
+
+
 class _Convolve(torch.autograd.Function):
     """Maps at the points are kept for the gradient of the weights; images are taken in chunks, which the cache holds."""
 
@@ -121,30 +191,17 @@ class _Convolve(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], outputs: tuple[int, int]
     ) -> Tensor:
-        batch, channels, *sides = x.shape
-        width, kernel = len(weight), weight.shape[2:]
-        rows, columns = (line(*each) for each in zip(sides, outputs, kernel, padding, strict=True))
-        points, parts = rows.points * columns.points, rows.tiles * columns.tiles
-        flat = weight.permute(3, 2, 0, 1).reshape(-1, width * channels)
-        grid = torch.kron(columns.kernel, rows.kernel)
-        weights = torch.mm(grid, flat).view(points, width, channels)
-        y = x.new_empty(batch, *outputs, width)
-        pixels = x.permute(2, 3, 0, 1)
-        chunk = max(1, _CHUNK // (points * parts * max(width, channels)))
-        kept = []
-        for start in range(0, batch, chunk):
-            maps = _enter(columns.enter, rows.enter, pixels[:, :, start : start + chunk].contiguous(), columns.tiles)
-            count = maps.shape[-2]
-            maps = maps.view(points, parts * count, channels)
-            products = torch.bmm(maps, weights.transpose(1, 2))
-            made = _leave(rows.leave, columns.leave, products.view(columns.points, -1, columns.tiles, count, width))
-            made, into = made.permute(2, 0, 1, 3), y[start : start + count]
+        kernel = (weight.shape[2], weight.shape[3])
+        rows, columns = (line(*each) for each in zip(x.shape[2:], outputs, kernel, padding, strict=True))
+        weights = at_points(weight, outputs)
+        y = x.new_empty(len(x), *outputs, len(weight))
+        kept: list[Tensor] | None = [] if ctx.needs_input_grad[1] else None
+        for into, made in _chunks(x, weights, rows, columns, y, kept):
+            made = made.permute(2, 0, 1, 3)
             into.copy_(made) if bias is None else torch.add(made, bias, out=into)
-            if ctx.needs_input_grad[1]:
-                kept.append(maps)
-        ctx.save_for_backward(*kept)
+        ctx.save_for_backward(*(kept or ()))
         ctx.weights = weights  # no activation: their number does not grow with the images
-        ctx.rows, ctx.columns, ctx.grid, ctx.shape, ctx.kernel, ctx.chunk = rows, columns, grid, x.shape, kernel, chunk
+        ctx.rows, ctx.columns, ctx.shape, ctx.kernel, ctx.outputs = rows, columns, x.shape, kernel, outputs
         return y.permute(0, 3, 1, 2)
 
     @staticmethod
@@ -154,12 +211,13 @@ class _Convolve(torch.autograd.Function):
         batch, channels, *sides = ctx.shape
         points, width, _ = weights.shape
         parts = rows.tiles * columns.tiles
+        chunk = _chunk(points * parts * max(width, channels))
         above = grad.permute(2, 3, 0, 1)
         down, right, up, left = (m.t().contiguous() for m in (rows.leave, columns.leave, rows.enter, columns.enter))
         of_pixels = grad.new_empty(batch, *sides, channels) if ctx.needs_input_grad[0] else None
         of_weights: Tensor | None = None
-        for i, start in enumerate(range(0, batch, ctx.chunk)):
-            slopes = _enter(right, down, above[:, :, start : start + ctx.chunk].contiguous(), columns.tiles)
+        for i, start in enumerate(range(0, batch, chunk)):
+            slopes = _enter(right, down, above[:, :, start : start + chunk].contiguous(), columns.tiles)
             count = slopes.shape[-2]
             slopes = slopes.view(points, parts * count, width)
             if kept:
@@ -170,7 +228,7 @@ class _Convolve(torch.autograd.Function):
                 of_pixels[start : start + count] = _leave(up, left, below).permute(2, 0, 1, 3)
         of_weight = None
         if of_weights is not None:
-            flat = torch.mm(ctx.grid.t(), of_weights.view(points, width * channels))
+            flat = torch.mm(_grid(*ctx.outputs, *ctx.kernel).t(), of_weights.view(points, width * channels))
             of_weight = flat.view(*reversed(ctx.kernel), width, channels).permute(2, 3, 1, 0)
         of_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
         return None if of_pixels is None else of_pixels.permute(0, 3, 1, 2), of_weight, of_bias, None, None
