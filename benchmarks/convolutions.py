@@ -35,7 +35,7 @@ LAYERS = [
     ("fashion-best, 3 x 3", 160, 160, 3, 3, 1, False),
     ("mnist-best, 12 x 12", 32, 64, 12, 3, 0, True),
     ("mnist-best, 5 x 5", 64, 128, 5, 3, 0, False),
-    ("system A, second", 32, 64, 12, 5, 0, False),
+    ("system A, second", 32, 64, 12, 5, 0, True),
     ("system C, second", 128, 128, 13, 2, 0, True),
     ("system C, third", 128, 64, 6, 2, 0, True),
     ("ResNet-18, 56 x 56", 64, 64, 56, 3, 1, False),

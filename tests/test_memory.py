@@ -59,6 +59,7 @@ def test_too_little_memory_comes_with_what_to_set() -> None:
     assert mib(3 * 2**29) == "1.5 GiB"
 
 
+@pytest.mark.slow
 def test_the_estimate_is_near_what_a_fresh_process_really_takes() -> None:
     code = """
 import torch

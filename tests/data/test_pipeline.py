@@ -234,6 +234,7 @@ def test_pieces_know_their_first_row():
     ]
 
 
+@pytest.mark.slow
 def test_a_million_small_images_need_less_than_two_gigabytes(tmp_path):
     """Peak memory of a process that decodes n images to disk grows by less than 1 kB an image, from a small start."""
     content = [encoded(grey(8, 8, seed)) for seed in range(50)]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,6 +188,10 @@ def test_lite_leaves_no_files_and_no_threads(tmp_path: Path, monkeypatch: pytest
     assert len(list((tmp_path / "temporary").iterdir())) == 1
     del index
     assert list((tmp_path / "temporary").iterdir()) == []
+    # The server's threads are told to end, and do so soon after.
+    deadline = time.monotonic() + 30
+    while threading.active_count() > before + 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert threading.active_count() <= before + 1
 
 
