@@ -51,7 +51,8 @@ def test_as_few_tiles_as_points_allow_cover_every_output(kernel: int) -> None:
         assert count == 1 or -(-outputs // (count - 1)) + kernel - 1 > MOST_POINTS  # with one less a tile is too large
 
 
-CASES = [
+Case = tuple[int, int, int, int, int, tuple[int, int], tuple[int, int], tuple[int, int]]
+CASES: list[Case] = [
     # images, channels, height, width, width out, kernel, padding, outputs
     (5, 4, 7, 7, 6, (3, 3), (1, 1), (7, 7)),
     (5, 4, 7, 7, 6, (3, 3), (1, 1), (6, 6)),
@@ -66,19 +67,9 @@ CASES = [
 
 
 @pytest.mark.parametrize("chunk", [1 << 21, 400])
-@pytest.mark.parametrize(("images", "channels", "height", "width", "wide", "kernel", "padding", "outputs"), CASES)
-def test_values_and_gradients_are_those_of_pytorch(
-    monkeypatch: pytest.MonkeyPatch,
-    images: int,
-    channels: int,
-    height: int,
-    width: int,
-    wide: int,
-    kernel: tuple[int, int],
-    padding: tuple[int, int],
-    outputs: tuple[int, int],
-    chunk: int,
-) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_are_those_of_pytorch(monkeypatch: pytest.MonkeyPatch, case: Case, chunk: int) -> None:
+    images, channels, height, width, wide, kernel, padding, outputs = case
     monkeypatch.setattr(winograd, "_CHUNK", chunk)  # 400 numbers: an image or two at a time
     x = draw(images, channels, height, width).requires_grad_()
     weight, bias = draw(wide, channels, *kernel, seed=1).requires_grad_(), draw(wide, seed=2).requires_grad_()
@@ -101,21 +92,11 @@ def test_values_and_gradients_are_those_of_pytorch(
 @pytest.mark.parametrize("chunk", [1 << 21, 400])
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("pool", [False, True])
-@pytest.mark.parametrize(("images", "channels", "height", "width", "wide", "kernel", "padding", "outputs"), CASES)
+@pytest.mark.parametrize("case", CASES)
 def test_inference_is_that_of_pytorch_with_the_pooling_and_the_relu_behind_it(
-    monkeypatch: pytest.MonkeyPatch,
-    images: int,
-    channels: int,
-    height: int,
-    width: int,
-    wide: int,
-    kernel: tuple[int, int],
-    padding: tuple[int, int],
-    outputs: tuple[int, int],
-    pool: bool,
-    relu: bool,
-    chunk: int,
+    monkeypatch: pytest.MonkeyPatch, case: Case, pool: bool, relu: bool, chunk: int
 ) -> None:
+    images, channels, height, width, wide, kernel, padding, outputs = case
     monkeypatch.setattr(winograd, "_CHUNK", chunk)
     if pool:
         outputs = (outputs[0] - outputs[0] % 2, outputs[1] - outputs[1] % 2)
@@ -358,3 +339,32 @@ def test_a_relu_straight_behind_a_convolution_becomes_part_of_it_and_another_lay
     assert isinstance(settled, nn.Sequential)
     assert [type(layer) for layer in settled] == [Settled, Settled, nn.Tanh, nn.ReLU, nn.MaxPool2d, Settled]
     assert apart(settled(x), exact) < 5e-5
+
+
+def test_a_net_of_another_forward_keeps_its_layers() -> None:
+    class Own(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self[1](self[0](x))
+
+    torch.manual_seed(0)
+    net = Own(Conv2d(**LAYER), nn.ReLU()).eval()
+    x = draw(40, 64, 7, 7)
+    exact = copy.deepcopy(net).double()(x.double())
+    assert apart(settle(net)(x), exact) < 5e-5
+
+
+def test_what_embedding_has_made_serves_training() -> None:
+    """Matrices that are made once, here where no gradients are known of, are used afterwards where they are."""
+    winograd.line.cache_clear()
+    winograd._grid.cache_clear()
+    torch.manual_seed(0)
+    layer, x = Conv2d(**LAYER), draw(40, 64, 7, 7)
+    with torch.inference_mode():
+        settle(nn.Sequential(copy.deepcopy(layer).eval()))(x)
+    layer(x).square().sum().backward()
+    exact = copy.deepcopy(layer).double()
+    exact.zero_grad()
+    exact(x.double()).square().sum().backward()
+    assert layer.weight.grad is not None
+    assert exact.weight.grad is not None
+    assert apart(layer.weight.grad, exact.weight.grad) < 5e-5

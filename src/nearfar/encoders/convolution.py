@@ -127,7 +127,7 @@ def settle(module: nn.Module) -> nn.Module:
     Max-pooling of 2 x 2 and ReLU behind one in an ``nn.Sequential`` become part of it.
     """
     for layers in list(module.modules()):
-        if isinstance(layers, nn.Sequential):
+        if isinstance(layers, nn.Sequential) and type(layers).forward is nn.Sequential.forward:
             _absorb(layers)
     for layer in module.modules():
         if type(layer) is Conv2d:
