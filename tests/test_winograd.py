@@ -163,6 +163,19 @@ def test_which_layers_are_taken_is_decided_by_their_shapes() -> None:
         assert not taken(x)
 
 
+@pytest.mark.parametrize(
+    ("capability", "few_channels", "large_maps"), [("AVX2", True, True), ("AVX512", False, False), ("DEFAULT", False, False)]
+)
+def test_processors_whose_direct_convolutions_are_faster_take_fewer_layers(
+    monkeypatch: pytest.MonkeyPatch, capability: str, few_channels: bool, large_maps: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert taken(draw(2, 64, 7, 7))
+    assert taken(draw(2, 32, 12, 12), in_channels=32, kernel_size=5, padding=0)
+    assert taken(draw(2, 32, 14, 14), in_channels=32, out_channels=32) is few_channels
+    assert taken(draw(2, 64, 56, 56)) is large_maps
+
+
 def test_in_eval_mode_it_is_pytorchs_own() -> None:
     torch.manual_seed(0)
     layer, x = Conv2d(**LAYER), draw(4, 64, 7, 7)

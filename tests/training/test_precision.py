@@ -9,6 +9,7 @@ import pytest
 import torch
 from samples import TINY, shapes
 
+import nearfar
 import nearfar.training.precision as precision
 from nearfar.encoders import build_encoder
 from nearfar.recipe import Recipe
@@ -44,7 +45,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return count
 
 
-def test_what_was_measured_is_remembered_by_encoder_and_batch(home: Path, measured: list[int]) -> None:
+def test_what_was_measured_is_remembered_by_encoder_batch_and_version(
+    home: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert choose_precision(encoder(), IMAGES) == ("bfloat16", "bfloat16: 2.0 times as fast here as float32")
     assert choose_precision(encoder(), IMAGES)[1].endswith("float32, as measured before")
     assert len(measured) == 1
@@ -52,9 +55,12 @@ def test_what_was_measured_is_remembered_by_encoder_and_batch(home: Path, measur
     choose_precision(encoder(), IMAGES[:4])
     assert len(measured) == 3
     assert len(json.loads(home.read_text())) == 3
+    monkeypatch.setattr(nearfar, "__version__", "0.0.1")  # whose encoders may have been slower
+    choose_precision(encoder(), IMAGES)
+    assert len(measured) == 4
 
 
-@pytest.mark.parametrize("gain", [1.05, 0.4])
+@pytest.mark.parametrize("gain", [1.1, 0.4])
 def test_bfloat16_must_be_worth_it(monkeypatch: pytest.MonkeyPatch, gain: float) -> None:
     monkeypatch.setattr(precision, "step_seconds", lambda *unused: {"float32": 0.1 * gain, "bfloat16": 0.1})
     chosen, why = choose_precision(encoder(), IMAGES)

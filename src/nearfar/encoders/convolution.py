@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from nearfar.encoders import winograd
 
-_ENTRY = {"AVX2": 50.0, "AVX512": 100.0}
-"""What a number at a point costs on its way there and back, in multiplications; by what the processor can do."""
-
+_ENTRY = 50.0  # what a number at a point costs on its way there and back, in multiplications
+_SIDE = {"AVX2": 0.0, "AVX512": 1.25}  # and so much more for each row of the maps, by what the processor can do
 _WORTH = 0.8  # share of the work of the direct convolution below which the other one is taken
 _WORTH_POOLED = 1.2  # times so much where max-pooling is spared, too
 _FEW = 32  # images; with fewer, most of the time of inference is that of reading the weights, of which there are more
@@ -76,12 +75,12 @@ class Conv2d(nn.Conv2d):
             points *= tiles * (of_each + kernel - 1)
             direct *= made * kernel
         product = self.in_channels * self.out_channels
-        work = points * (product + self._entry(x) * (self.in_channels + self.out_channels))
+        work = points * (product + self._entry(max(x.shape[2:])) * (self.in_channels + self.out_channels))
         return (outputs[0], outputs[1]) if work < self._worth * direct * product else None
 
-    def _entry(self, x: Tensor) -> float:
+    def _entry(self, side: int) -> float:
         """What a number at a point costs on its way there and back, in multiplications."""
-        return _ENTRY.get(torch.backends.cpu.get_cpu_capability(), max(_ENTRY.values()))
+        return _ENTRY + _SIDE.get(torch.backends.cpu.get_cpu_capability(), max(_SIDE.values())) * side
 
 
 class Settled(Conv2d):
@@ -104,8 +103,8 @@ class Settled(Conv2d):
         if pool:
             layer.even, layer._worth = True, _WORTH_POOLED * _WORTH
 
-    def _entry(self, x: Tensor) -> float:
-        return 1.5 * super()._entry(x) + max(x.shape[2:])  # for one product; training has three for two such ways
+    def _entry(self, side: int) -> float:
+        return 1.5 * _ENTRY + side  # for one product; training has three for two such ways
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = self._outputs(x) if len(x) >= _FEW else None

@@ -46,7 +46,7 @@ from nearfar.training.parts import (
     build_optimizer,
     build_projector,
     build_sampler,
-    first_batch,
+    first_images,
     learns_nothing,
     training_targets,
 )
@@ -165,7 +165,9 @@ class _Training:
         self.targets = training_targets(recipe, train, seed=seed)
         self.names = [train.classes[number] for number in self.targets.classes]
         self.sampler = build_sampler(recipe, self.targets, seed=seed, names=self.names)
-        self.whole = len(self.sampler.epoch(0))  # steps of a whole epoch
+        first = self.sampler.epoch(0)
+        self.whole = len(first)  # steps of a whole epoch
+        self.images = len(first.batch(0).images())  # of a batch, those of all processes
         self.steps = max(1, round(recipe.train.epochs * self.whole))
         if self.group.world > 1:
             self.group.agree(
@@ -238,7 +240,8 @@ class _Training:
             kept = load_checkpoint(self.checkpoint, modules, self.optimizer)  # an earlier nearfar's may hold other things too
             position = Position(**{key: value for key, value in kept.items() if key in vars(Position())})
         elif group.first and precision == "auto":
-            pixels = first_batch(recipe, self.train).to(self.device)
+            at_once = -(-min(recipe.train.chunk or self.images, self.images) // group.world)
+            pixels = first_images(self.train, at_once).to(self.device)
             pixels = normalize(pixels, recipe.data.mean, recipe.data.std, channels_last=True)
             position.precision, why = choose_precision(self.encoder, pixels)
             self.watcher.note(why)
@@ -251,10 +254,9 @@ class _Training:
         if isinstance(self.loss, TowersLoss) and self.loss.note:
             self.watcher.note(self.loss.note)
         if self.step.points is None and self.group.first:
-            images = len(self.sampler.epoch(0).batch(0).images())
             numbers = len(self.targets.classes) if self.targets.captions is None else len(self.targets.captions.distinct)
-            few, forward = first_batch(self.recipe, self.train).to(self.device), self.step.forward
-            line = memory_line(self.recipe, self.encoder, self.loss, forward, few, images, numbers, self.group.world)
+            few, forward = first_images(self.train, self.images).to(self.device), self.step.forward
+            line = memory_line(self.recipe, self.encoder, self.loss, forward, few, self.images, numbers, self.group.world)
             self.watcher.note(line)
 
     def _epoch(self, epoch: int, interrupted: Callable[[], bool]) -> None:

@@ -51,7 +51,7 @@ def check(recipe: Recipe, train: ImageSet, *, seed: int, start: nn.Module | None
     Raises:
         InputError: the recipe does not fit the images.
     """
-    normalize(first_batch(recipe, train)[:1], recipe.data.mean, recipe.data.std)
+    normalize(first_images(train, 1), recipe.data.mean, recipe.data.std)
     if learns_nothing(recipe):
         with torch.random.fork_rng(devices=[]):
             begin_encoder(recipe, train, start)
@@ -311,9 +311,9 @@ def build_sampler(recipe: Recipe, targets: Targets, *, seed: int, names: list[st
     return ClassBatches(labels, classes=min(section.classes, present), per_class=section.per_class, seed=seed, names=names)
 
 
-def first_batch(recipe: Recipe, train: ImageSet) -> Tensor:
-    """As many images as a batch has, uint8 [B, C, H, W]."""
-    return torch.from_numpy(train.images[np.arange(min(len(train), recipe.sampling.batch_size))])
+def first_images(train: ImageSet, count: int) -> Tensor:
+    """The first ``count`` images, or as many as there are, uint8 [B, C, H, W]."""
+    return torch.from_numpy(train.images[np.arange(min(len(train), count))])
 
 
 def build_optimizer(

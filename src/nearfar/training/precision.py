@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+import nearfar
 import nearfar.data.cache as cache
 from nearfar.errors import InputError
 from nearfar.files import NOT_JSON, write_json
 
 _TURNS, _SECONDS = 12, 0.5  # of a measurement: at most so many, and no new one after so long
-_WORTH = 0.85  # share of the time of float32 below which bfloat16 is taken
+_WORTH = 0.9  # share of the time of float32 below which bfloat16 is taken
 _FILE = "precision.json"
 _NONE = "float32: this processor does not compute in bfloat16"
 
@@ -28,7 +29,7 @@ def choose_precision(encoder: nn.Module, images: Tensor) -> tuple[str, str]:
     """ "float32" or "bfloat16", whichever ``encoder`` trains faster in here, and a line that says why.
 
     A processor that would only imitate bfloat16, ten times slower, is not put to the test.
-    What was measured is kept beside the fetched data, by machine, threads, version of PyTorch, encoder and batch; where
+    What was measured is kept beside the fetched data, by machine, threads, versions, encoder and batch; where
     nothing can be written it is measured anew every time.
 
     Args:
@@ -88,7 +89,7 @@ def step_seconds(encoder: nn.Module, images: Tensor) -> dict[str, float]:
 
 def _key(encoder: nn.Module, images: Tensor) -> str:
     device = torch.cuda.get_device_name(images.device) if images.device.type == "cuda" else _processor()
-    parts = (device, torch.get_num_threads(), torch.__version__, tuple(images.shape), repr(encoder))
+    parts = (device, torch.get_num_threads(), torch.__version__, nearfar.__version__, tuple(images.shape), repr(encoder))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
