@@ -340,6 +340,17 @@ def test_a_batch_norm_behind_a_max_pooling_is_folded_where_they_may_change_place
     torch.testing.assert_close(fused(images()), net(images()))
 
 
+class _Twice(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        convolution, norm = self
+        return norm(norm(convolution(x)))
+
+
+def test_layers_that_another_forward_calls_are_left_as_they_are() -> None:
+    net = stir(_Twice(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6))).eval()
+    torch.testing.assert_close(fuse(net)(images()), net(images()))
+
+
 def test_fusing_works_where_no_gradients_are_kept() -> None:
     with torch.inference_mode():
         fused = fuse(SmallResNet())

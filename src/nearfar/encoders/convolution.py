@@ -120,14 +120,22 @@ class Settled(Conv2d):
         return winograd.convolve_at(x, weights, self.bias, kernel, self._border, outputs, pool=self.pool, relu=self.relu)
 
 
+def in_order(module: nn.Module) -> list[nn.Sequential]:
+    """Each ``nn.Sequential`` in ``module`` whose forward is to call its layers one after another, and no more."""
+    return [
+        layers
+        for layers in module.modules()
+        if isinstance(layers, nn.Sequential) and type(layers).forward is nn.Sequential.forward
+    ]
+
+
 def settle(module: nn.Module) -> nn.Module:
     """``module`` itself, in eval mode and never to be trained again, its every `Conv2d` now a `Settled`; same numbers.
 
     Max-pooling of 2 x 2 and ReLU behind one in an ``nn.Sequential`` become part of it.
     """
-    for layers in list(module.modules()):
-        if isinstance(layers, nn.Sequential) and type(layers).forward is nn.Sequential.forward:
-            _absorb(layers)
+    for layers in in_order(module):
+        _absorb(layers)
     for layer in module.modules():
         if type(layer) is Conv2d:
             Settled.of(layer, pool=False, relu=False)

@@ -7,7 +7,7 @@ import copy
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from nearfar.encoders.convolution import Conv2d
+from nearfar.encoders.convolution import Conv2d, in_order
 from nearfar.encoders.dropout import Dropout
 from nearfar.encoders.norm import BatchNorm
 
@@ -22,9 +22,8 @@ def fuse(encoder: nn.Module) -> nn.Module:
     The copy gives the same embeddings up to rounding; it cannot be trained, nor loaded with the weights of ``encoder``.
     """
     fused = copy.deepcopy(encoder).eval()
-    for module in list(fused.modules()):
-        if isinstance(module, nn.Sequential):
-            _fold(module)
+    for layers in in_order(fused):
+        _fold(layers)
     return fused.requires_grad_(False)
 
 
