@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from nets import stir
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -57,19 +58,6 @@ def build(kind: str, params: dict[str, Any], *, channels: int = 1, size: tuple[i
 
 def images(batch: int = 6, channels: int = 1, size: tuple[int, int] = (28, 28), seed: int = 0) -> Tensor:
     return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(seed))
-
-
-def stir(encoder: nn.Module) -> nn.Module:
-    """Give batch norms statistics and weights that are not the neutral ones they start from."""
-    generator = torch.Generator().manual_seed(1)
-    for module in encoder.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.running_var):
-                tensor.uniform_(0.5, 2, generator=generator)
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.uniform_(-1, 1, generator=generator)
-            module.weight.data[0] *= -1
-    return encoder
 
 
 # ---- every encoder

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 _PROBE = 1024  # rows that the loss is tried on at most; beyond, what it saves is extrapolated
-_IMAGES = 4  # images that the encoder is tried on
+IMAGES_TRIED = 4  # that the encoder is tried on, at most
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def step_memory(
         copies: numbers that the optimiser keeps for each weight.
     """
     weights = sum(p.numel() * p.element_size() for p in encoder.parameters())
-    few = pixels[:_IMAGES]
+    few = pixels[:IMAGES_TRIED]
     training = encoder.training
     with torch.random.fork_rng(devices=[]):
         buffers = [(buffer, buffer.clone()) for buffer in encoder.buffers()]

@@ -12,6 +12,11 @@ from nearfar.memory import step_memory
 from nearfar.recipe import Recipe
 
 
+def images_at_once(recipe: Recipe, images: int, processes: int) -> int:
+    """How many of a batch of ``images`` pass through the encoder of one process together."""
+    return -(-min(recipe.train.chunk or images, images) // processes)
+
+
 def memory_line(
     recipe: Recipe,
     encoder: nn.Module,
@@ -33,7 +38,7 @@ def memory_line(
             return value
         return loss(z, places % classes)
 
-    chunk = -(-min(recipe.train.chunk or images, images) // processes)
+    chunk = images_at_once(recipe, images, processes)
     copies = 1 if recipe.train.optimizer == "sgd" else 2
     memory = step_memory(encoder, forward, compare, pixels, images=images, chunk=chunk, copies=copies)
     return memory.describe(images, chunk, processes)

@@ -28,13 +28,13 @@ from nearfar.heads import Head
 from nearfar.inference import embed, fit_whitening
 from nearfar.interrupts import deferred_interrupts
 from nearfar.losses import Loss
-from nearfar.memory import keep_freed_memory
+from nearfar.memory import IMAGES_TRIED, keep_freed_memory
 from nearfar.recipe import Recipe
 from nearfar.sampling import Batch
 from nearfar.text import TextTower
 from nearfar.training.captions import TowersLoss
 from nearfar.training.checkpoint import load_checkpoint, save_checkpoint
-from nearfar.training.forecast import memory_line
+from nearfar.training.forecast import images_at_once, memory_line
 from nearfar.training.frozen import learned_weights, rest_of, still
 from nearfar.training.headloss import HeadLoss
 from nearfar.training.health import batch_figures, diagnose, embedding_figures, measured_batch, sample
@@ -240,8 +240,7 @@ class _Training:
             kept = load_checkpoint(self.checkpoint, modules, self.optimizer)  # an earlier nearfar's may hold other things too
             position = Position(**{key: value for key, value in kept.items() if key in vars(Position())})
         elif group.first and precision == "auto":
-            at_once = -(-min(recipe.train.chunk or self.images, self.images) // group.world)
-            pixels = first_images(self.train, at_once).to(self.device)
+            pixels = first_images(self.train, images_at_once(recipe, self.images, group.world)).to(self.device)
             pixels = normalize(pixels, recipe.data.mean, recipe.data.std, channels_last=True)
             position.precision, why = choose_precision(self.encoder, pixels)
             self.watcher.note(why)
@@ -255,7 +254,7 @@ class _Training:
             self.watcher.note(self.loss.note)
         if self.step.points is None and self.group.first:
             numbers = len(self.targets.classes) if self.targets.captions is None else len(self.targets.captions.distinct)
-            few, forward = first_images(self.train, self.images).to(self.device), self.step.forward
+            few, forward = first_images(self.train, IMAGES_TRIED).to(self.device), self.step.forward
             line = memory_line(self.recipe, self.encoder, self.loss, forward, few, self.images, numbers, self.group.world)
             self.watcher.note(line)
 
