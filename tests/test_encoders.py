@@ -492,7 +492,9 @@ def test_relu_behind_the_pooling_gives_the_same_numbers(encoder: nn.Module) -> N
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
-@pytest.mark.parametrize(("channels", "width"), [(1, 8), (3, 12), (8, 28), (8, 7), (12, 6), (16, 4), (20, 8), (40, 6)])
+@pytest.mark.parametrize(
+    ("channels", "width"), [(1, 8), (3, 12), (8, 28), (8, 7), (12, 6), (12, 13), (16, 4), (20, 8), (40, 6)]
+)
 def test_batch_norm_of_few_channels_is_that_of_pytorch(channels: int, width: int, momentum: float | None) -> None:
     torch.manual_seed(0)
     ours, theirs = BatchNorm(channels, momentum=momentum).double(), nn.BatchNorm2d(channels, momentum=momentum).double()
@@ -528,8 +530,13 @@ def test_batch_norm_of_few_channels_takes_its_statistics_in_float32_from_bfloat1
 
 def test_batch_norm_of_few_channels_folds_pixels_and_no_more_than_a_row_has() -> None:
     maps = [(8, 28), (3, 12), (8, 7), (16, 28), (20, 28), (24, 12), (40, 14), (56, 14)]
-    folds = [_fold(torch.zeros(2, channels, 4, width).to(memory_format=torch.channels_last)) for channels, width in maps]
-    assert folds == [4, 4, 1, 1, 4, 2, 2, 1]
+
+    def folds(dtype: torch.dtype) -> list[int]:
+        batches = (torch.zeros(2, channels, 4, width, dtype=dtype) for channels, width in maps)
+        return [_fold(x.to(memory_format=torch.channels_last)) for x in batches]
+
+    assert folds(torch.float32) == [4, 12, 7, 1, 4, 2, 2, 1]
+    assert folds(torch.bfloat16) == [28, 12, 7, 1, 28, 4, 14, 1]  # registers hold twice as many
     assert _fold(torch.zeros(2, 8, 4, 28)) == 1  # channels outermost
 
 

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nearfar.encoders.shared import Shared, current
 
 _REGISTER, _MANY = 16, 48
-"""In multiples of how many channels PyTorch's kernels are fast, a 512-bit register; from how many on little is gained."""
+"""In multiples of how many channels PyTorch's kernels are fast, 512 bits of float32; from how many on little is gained."""
 
 _Total = Callable[[Tensor], Tensor]
 
@@ -132,15 +132,16 @@ def _over_all(mean: Tensor, variance: Tensor, share: float, total: _Total) -> tu
 
 def _fold(x: Tensor) -> int:
     """How many pixels of a row to take for channels; 1 where nothing is gained, or the layout does not allow it."""
-    fold = 1
     if x.ndim != 4:
-        return fold
+        return 1
     innermost = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     channels, width = x.shape[1], x.shape[3]
     if x.device.type == "cpu" and innermost and channels < _MANY and channels % _REGISTER:
-        while (channels * fold < 2 * _REGISTER or channels * fold % _REGISTER) and width % (2 * fold) == 0:
-            fold *= 2
-    return fold
+        register = _REGISTER * 4 // x.element_size()
+        folds = [pixels for pixels in range(1, width + 1) if width % pixels == 0]
+        full = [pixels for pixels in folds if channels * pixels >= 2 * register and channels * pixels % register == 0]
+        return full[0] if full else folds[-1]
+    return 1
 
 
 def _widen(x: Tensor, fold: int) -> Tensor:
