@@ -27,9 +27,11 @@ from nearfar.training.loop import fit
 HELD = 10_000
 LENGTHS: dict[tuple[str, str], tuple[float, ...]] = {
     ("mnist", "mnist-fastest"): (0.1, 0.2, 0.35, 0.7),
-    ("mnist", "mnist-fast"): (0.5, 1, 1.75),
+    ("mnist", "mnist-fast"): (0.5, 1, 2),
+    ("mnist", "mnist-best"): (1, 3, 8),
     ("fashion-mnist", "fashion-fastest"): (0.2, 0.5, 1.5),
-    ("fashion-mnist", "fashion-fast"): (0.5, 1.5),
+    ("fashion-mnist", "fashion-fast"): (0.5, 1.5, 8),
+    ("fashion-mnist", "fashion-best"): (1, 3),
 }
 EPOCHS: dict[tuple[str, str], int] = {  # of the systems, whose rates hardly change
     ("mnist", "cosine-pairs"): 2,
