@@ -79,7 +79,7 @@ def draw(curves: dict[tuple[str, str], list[tuple[float, float]]], picture: Path
     """A panel for each data set; both axes spread the small: seconds, and the share that is wrong."""
     sets = list(dict.fromkeys(data for data, _ in curves))
     with style.plot_style():
-        figure = style.new_figure(style.WIDTH, 3.4)
+        figure = style.new_figure(style.WIDTH, 4.2)
         for panel, data in enumerate(sets, start=1):
             axes = figure.add_subplot(1, len(sets), panel)
             own = {recipe: values for (of, recipe), values in curves.items() if of == data}
@@ -94,7 +94,7 @@ def draw(curves: dict[tuple[str, str], list[tuple[float, float]]], picture: Path
                 )
             axes.tick_params(axis="both", which="minor", labelsize=style.SMALL)
             axes.grid(True, which="both")
-            axes.legend()
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
         figure.savefig(picture)
 
 
