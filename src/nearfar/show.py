@@ -15,7 +15,8 @@ def trained(result: Mapping[str, Any]) -> str:
     captioned = f", {result['captions']:,} different captions" if "captions" in result else ""
     bare = f"{result.get('uncaptioned', 0):,} images without a caption were not learned from"
     images = f"{result['images']:,} images " + (f"of {result['classes']:,} classes" if result["classes"] else "without labels")
-    speed = f"{result['epochs']} epochs in {result['train_seconds']:.1f} s ({result['images_per_second']:,.0f} images/s)"
+    epochs = f"{result['epochs']:g} epoch{'s' * (result['epochs'] != 1)}"
+    speed = f"{epochs} in {result['train_seconds']:.1f} s ({result['images_per_second']:,.0f} images/s)"
     lines = [
         f"trained {result['recipe']} on {images}{captioned}, {speed}"
         if result["epochs"]

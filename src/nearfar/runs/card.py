@@ -113,7 +113,9 @@ def _how(config: dict[str, Any]) -> str:
     if training.get("learned") is False:
         return f"{encoder}, taken as it is: nothing was trained."
     took = f", {training['seconds']:.1f} s of training." if "seconds" in training else "."
-    return f"{encoder}, loss {_code(recipe['loss']['kind'])}, {recipe['train']['epochs']} epochs, seed {config['seed']}{took}"
+    epochs = recipe["train"]["epochs"]
+    length = f"{epochs:g} epoch{'s' * (epochs != 1)}"
+    return f"{encoder}, loss {_code(recipe['loss']['kind'])}, {length}, seed {config['seed']}{took}"
 
 
 def _began(config: dict[str, Any]) -> list[str]:
