@@ -138,9 +138,8 @@ def _fold(x: Tensor) -> int:
     channels, width = x.shape[1], x.shape[3]
     if x.device.type == "cpu" and innermost and channels < _MANY and channels % _REGISTER:
         register = _REGISTER * 4 // x.element_size()
-        folds = [pixels for pixels in range(1, width + 1) if width % pixels == 0]
-        full = [pixels for pixels in folds if channels * pixels >= 2 * register and channels * pixels % register == 0]
-        return full[0] if full else folds[-1]
+        enough = range(-(-2 * register // channels), width)  # pixels that fill two registers
+        return next((pixels for pixels in enough if width % pixels == 0 and channels * pixels % register == 0), width)
     return 1
 
 
