@@ -452,7 +452,7 @@ def test_lists_as_a_recipe_file_gives_them() -> None:
 
 
 @pytest.mark.parametrize("p", [0.1, 0.4, 0.5, 0.9])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_dropout_keeps_the_share_that_it_says_and_the_mean(p: float, dtype: torch.dtype) -> None:
     layer, x = Dropout(p).train(), torch.ones(40, 5, 31, 33, dtype=dtype)
     y = layer(x.to(memory_format=torch.channels_last))
@@ -464,6 +464,10 @@ def test_dropout_keeps_the_share_that_it_says_and_the_mean(p: float, dtype: torc
     for axis in range(4):
         shares = kept.double().mean(dim=[d for d in range(4) if d != axis])
         assert float((shares - (1 - p)).abs().max()) < 6 * (p * (1 - p) * x.shape[axis] / count) ** 0.5
+
+
+def test_dropout_of_almost_all_keeps_almost_none() -> None:
+    assert int(Dropout(1 - 1e-9).train()(torch.ones(100_000)).count_nonzero()) < 20  # 2^-16 of them is 1.5
 
 
 def test_dropout_is_decided_by_the_seed_and_sends_gradient_where_it_keeps() -> None:

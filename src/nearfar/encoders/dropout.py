@@ -30,12 +30,12 @@ class Dropout(nn.Module):
         shared = current()
         count = len(x) if shared is None else shared.count
         if x.device.type == "cpu":
-            mask = _kept(x[:1].numel() * count, self.p)
+            kept = _kept(x[:1].numel() * count, self.p)
         else:
-            mask = torch.rand(x[:1].numel() * count, device=x.device) >= self.p
+            kept = torch.rand(x[:1].numel() * count, device=x.device) >= self.p
         if shared is not None:
-            mask = shared.part_of(mask.view(count, -1)).view(-1)
-        mask = mask.to(x.dtype).mul_(1 / (1 - self.p))
+            kept = shared.part_of(kept.view(count, -1)).view(-1)
+        mask = _factors(kept, 1 / (1 - self.p), x.dtype)
         # The mask takes the layout of x, so that the product walks both in step.
         return x * torch.as_strided(mask, x.shape, x.stride()) if _dense(x) else x * mask.view(x.shape)
 
@@ -44,11 +44,22 @@ class Dropout(nn.Module):
 
 
 def _kept(count: int, p: float) -> Tensor:
-    """Bool [count], each true with probability 1 - p to within 2^-17."""
+    """int16 [count], each 1 with probability 1 - p to within 2^-17, else 0."""
     seed = int(torch.randint(1 << 62, ()))
     words = np.random.SFC64(seed).random_raw(-(-count // 4))
     numbers = torch.from_numpy(words.view(np.int16)[:count])
-    return numbers >= round(p * _LEVELS) - _LEVELS // 2
+    return numbers.ge_(min(round(p * _LEVELS), _LEVELS - 1) - _LEVELS // 2)
+
+
+def _factors(kept: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
+    """``factor`` where ``kept`` is not 0, and 0 elsewhere; may be made in the memory of ``kept``.
+
+    In place because PyTorch's kernels that change the type, to and from bool above all, are many times slower than others.
+    """
+    if kept.dtype == torch.int16 and dtype in (torch.bfloat16, torch.float16):
+        bits = int(torch.tensor(factor, dtype=dtype).view(torch.int16))
+        return kept.mul_(bits).view(dtype)
+    return kept.to(dtype).mul_(factor)
 
 
 def _dense(x: Tensor) -> bool:
