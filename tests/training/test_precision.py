@@ -14,6 +14,7 @@ import nearfar.training.precision as precision
 from nearfar.encoders import build_encoder
 from nearfar.recipe import Recipe
 from nearfar.training.loop import fit
+from nearfar.training.parts import build_sampler, training_targets
 from nearfar.training.precision import choose_precision, step_seconds
 from nearfar.training.progress import Silent
 
@@ -113,3 +114,15 @@ def test_training_says_what_was_chosen(measured: list[int]) -> None:
     recipe = Recipe.from_dict(TINY).with_changes({"train.precision": "auto", "train.epochs": 1})
     assert fit(recipe, shapes(60), watcher=Listener()).precision == "bfloat16"
     assert notes[0] == "bfloat16: 2.0 times as fast here as float32"
+
+
+def test_linked_pairs_of_about_as_many_images_are_measured_once(home: Path, measured: list[int]) -> None:
+    changes = {"train.precision": "auto", "train.epochs": 1, "sampling.kind": "pairs", "sampling.linked": 4}
+    recipe = Recipe.from_dict(TINY).with_changes(changes | {"loss.kind": "contrastive"})
+    train = shapes(60)
+    targets = training_targets(recipe, train, seed=0)
+    counts = {len(build_sampler(recipe, targets, seed=seed).epoch(0).batch(0).images()) for seed in range(4)}
+    assert len(counts) > 1
+    for seed in range(4):
+        fit(recipe, train, seed=seed)
+    assert len(measured) == 1

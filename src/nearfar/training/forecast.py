@@ -11,9 +11,16 @@ from nearfar.losses import Loss
 from nearfar.memory import step_memory
 from nearfar.recipe import Recipe
 
+_ABOUT = 16  # images; to a multiple of it a number is rounded that differs from batch to batch
+
 
 def images_at_once(recipe: Recipe, images: int, processes: int) -> int:
-    """How many of a batch of ``images`` pass through the encoder of one process together."""
+    """How many of a batch of ``images`` pass through the encoder of one process together.
+
+    Of linked pairs a batch is of about so many; rounded up, so that what is measured with one serves all, and all seeds.
+    """
+    if recipe.sampling.linked > 1:
+        images = -(-images // _ABOUT) * _ABOUT
     return -(-min(recipe.train.chunk or images, images) // processes)
 
 
