@@ -17,6 +17,7 @@ from nearfar.errors import InputError
 from nearfar.evaluation.bootstrap import LEVEL
 from nearfar.evaluation.paired import paired_differences
 from nearfar.files import write_json, write_text
+from nearfar.measuring.text import in_epochs
 
 FIGURES = ("accuracy", "one_nn_accuracy", "recall@1", "map@r")
 TITLES = {"accuracy": "k-NN accuracy", "one_nn_accuracy": "1-NN accuracy", "recall@1": "recall@1", "map@r": "MAP@R"}
@@ -222,7 +223,7 @@ def _budget(budget: Mapping[str, Any]) -> str:
         return f"Every training had {budget['seconds']:g} s: as many whole epochs as fit by a short measurement, one at least."
     if budget["epochs"] is None:
         return "Every recipe had its own number of epochs."
-    return f"Every training had {budget['epochs']:,g} epoch{'s' * (budget['epochs'] != 1)}."
+    return f"Every training had {in_epochs(budget['epochs'])}."
 
 
 def _spread(values: Mapping[str, Any], scale: float, digits: int) -> str:

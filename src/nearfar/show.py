@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nearfar.measuring.text import aligned, figures, skipped
+from nearfar.measuring.text import aligned, figures, in_epochs, skipped
 
 _WORST = 10  # label issues that are named on the screen
 
@@ -15,8 +15,7 @@ def trained(result: Mapping[str, Any]) -> str:
     captioned = f", {result['captions']:,} different captions" if "captions" in result else ""
     bare = f"{result.get('uncaptioned', 0):,} images without a caption were not learned from"
     images = f"{result['images']:,} images " + (f"of {result['classes']:,} classes" if result["classes"] else "without labels")
-    epochs = f"{result['epochs']:g} epoch{'s' * (result['epochs'] != 1)}"
-    speed = f"{epochs} in {result['train_seconds']:.1f} s ({result['images_per_second']:,.0f} images/s)"
+    speed = f"{in_epochs(result['epochs'])} in {result['train_seconds']:.1f} s ({result['images_per_second']:,.0f} images/s)"
     lines = [
         f"trained {result['recipe']} on {images}{captioned}, {speed}"
         if result["epochs"]

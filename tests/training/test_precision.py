@@ -116,7 +116,7 @@ def test_training_says_what_was_chosen(measured: list[int]) -> None:
     assert notes[0] == "bfloat16: 2.0 times as fast here as float32"
 
 
-def test_linked_pairs_of_about_as_many_images_are_measured_once(home: Path, measured: list[int]) -> None:
+def test_linked_pairs_of_about_as_many_images_are_measured_once(measured: list[int]) -> None:
     changes = {"train.precision": "auto", "train.epochs": 1, "sampling.kind": "pairs", "sampling.linked": 4}
     recipe = Recipe.from_dict(TINY).with_changes(changes | {"loss.kind": "contrastive"})
     train = shapes(60)

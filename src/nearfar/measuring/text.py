@@ -190,6 +190,11 @@ def _beside(tree: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def in_epochs(count: float) -> str:
+    """How long a training was: "1 epoch", "1.75 epochs"."""
+    return f"{count:,g} epoch{'s' * (count != 1)}"
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of cells as lines, each column as wide as its widest cell."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []

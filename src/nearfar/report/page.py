@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nearfar.measuring.text import in_epochs
 from nearfar.report import tables, trust, unlabelled
 from nearfar.report.markup import block, code, facts, name, picture, table, text, thumbnail
 from nearfar.report.pictures import Album
@@ -182,7 +183,7 @@ def _trained(content: Content) -> str:
         (
             "Optimiser",
             f"{code(train['optimizer'])}, learning rate {train['learning_rate']:g}, {text(train['schedule'])} schedule, "
-            f"{train['epochs']:g} epoch{'s' * (train['epochs'] != 1)}",
+            f"{in_epochs(train['epochs'])}",
         ),
         *([("Began with", f"the encoder of the run {code(start.get('run'))}")] if isinstance(start, Mapping) else []),
         ("Near and far by", f"{recipe['evaluate']['metric']} {'distance' * (recipe['evaluate']['metric'] == 'euclidean')}"),

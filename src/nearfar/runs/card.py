@@ -9,6 +9,7 @@ from typing import Any
 from nearfar import runs
 from nearfar.errors import InputError
 from nearfar.files import read_json, write_text
+from nearfar.measuring.text import in_epochs
 from nearfar.runs.reproduce import recipe_file, recipe_toml, train_command
 
 _ROWS = (  # section and key in metrics.json, and what it is called
@@ -113,8 +114,7 @@ def _how(config: dict[str, Any]) -> str:
     if training.get("learned") is False:
         return f"{encoder}, taken as it is: nothing was trained."
     took = f", {training['seconds']:.1f} s of training." if "seconds" in training else "."
-    epochs = recipe["train"]["epochs"]
-    length = f"{epochs:g} epoch{'s' * (epochs != 1)}"
+    length = in_epochs(recipe["train"]["epochs"])
     return f"{encoder}, loss {_code(recipe['loss']['kind'])}, {length}, seed {config['seed']}{took}"
 
 
